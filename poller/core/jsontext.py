@@ -1,0 +1,71 @@
+"""JSON that keeps numbers as written.
+
+FHIR R4 §2.24.0.1: the precision of a decimal is part of its meaning, 13.20 is not 13.2. The usual parsers turn both into the same
+float; here a number with a fraction or exponent stays the text it was.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import orjson
+
+
+class Literal:
+    """A JSON number that Python would not write back as it was (a fraction, an exponent, a huge integer). Equal only to the same text."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Literal) and other.text == self.text
+
+    def __hash__(self) -> int:
+        return hash((Literal, self.text))
+
+    def __repr__(self) -> str:
+        return self.text
+
+    def __float__(self) -> float:
+        return float(self.text)
+
+
+_SAFE_DIGITS = 18
+"""An integer of so many characters fits 64 bits, which is all that orjson writes."""
+
+
+def _integer(text: str) -> int | Literal:
+    return int(text) if len(text) <= _SAFE_DIGITS and text != "-0" else Literal(text)
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def loads(text: bytes | str) -> Any:
+    """Parse JSON (RFC 8259, UTF-8), numbers that must keep their text as :class:`Literal`.
+
+    Raises ValueError (also for NaN, infinities and bytes that are not UTF-8) whose text never quotes the input.
+    """
+    try:
+        return json.loads(text, parse_float=Literal, parse_int=_integer, parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error.msg} at character {error.pos}") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 at byte {error.start}") from None
+    except RecursionError:
+        raise ValueError("not JSON that can be read: nested too deeply") from None
+
+
+def _default(value: object) -> orjson.Fragment:
+    if isinstance(value, Literal):
+        return orjson.Fragment(value.text)
+    raise TypeError(f"{type(value).__name__} is not JSON")
+
+
+def dumps(value: Any, *, sort_keys: bool = False) -> bytes:
+    """Write compact UTF-8 JSON; a :class:`Literal` is written as its text. The inverse of :func:`loads`."""
+    return orjson.dumps(value, default=_default, option=orjson.OPT_SORT_KEYS if sort_keys else None)

@@ -1,0 +1,233 @@
+"""The nouns of the engine, as immutable values.
+
+Nothing here reads a clock, touches the network or logs. Times are timezone-aware UTC.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import datetime as dt
+    import uuid
+    from collections.abc import Mapping
+
+
+class Action(StrEnum):
+    """What happened to a resource; the closed vocabulary of the contract."""
+
+    CREATED = "created"
+    UPDATED = "updated"
+    DELETED = "deleted"
+    RESTORED = "restored"
+    MERGED = "merged"
+    ENTERED_IN_ERROR = "entered-in-error"
+
+
+class Origin(StrEnum):
+    """Why an event exists."""
+
+    LIVE = "live"
+    BASELINE = "baseline"
+    RECONCILE = "reconcile"
+    REPLAY = "replay"
+
+
+class Strategy(StrEnum):
+    """How a feed is read."""
+
+    WINDOW = "window"
+    """Practice-wide ``_lastUpdated`` windows, with a content sweep beside them."""
+    SWEEP = "sweep"
+    """Practice-wide, whole, by content: where ``_lastUpdated`` is ignored or has missed changes."""
+    PATIENT = "patient"
+    """Patient by patient (and category by category), by content."""
+
+
+class Kind(StrEnum):
+    """What one target asks for."""
+
+    WINDOW = "window"
+    SWEEP = "sweep"
+    PATIENT = "patient"
+    NAMES = "names"
+    """Enumerates patients by ``Patient?name=<prefix>``, one search a prefix, as one pass."""
+
+
+class Coverage(StrEnum):
+    """What a pass proved."""
+
+    COMPLETE = "complete"
+    """Every page was read to the last and nothing contradicts that these are all resources."""
+    UNPROVEN = "unproven"
+    """Read to the last page, but ``total`` or a shift between pages says that rows may be missing."""
+    INCOMPLETE = "incomplete"
+    """Ended early, or held something that could not be read."""
+
+
+class Purpose(StrEnum):
+    """What a call is for, most urgent first; the gate serves them in this order."""
+
+    TOKEN = "token"  # noqa: S105 - the purpose of a call, not a secret
+    PROBE = "probe"
+    CONFIRM = "confirm"
+    DETECT = "detect"
+    RECONCILE = "reconcile"
+    BACKFILL = "backfill"
+
+
+class FailureKind(StrEnum):
+    """Why a call, and with it a pass, did not succeed. :mod:`poller.core.faults` maps answers to these."""
+
+    REFUSED = "refused"
+    """4xx that asking again will not mend: a parameter, a scope, a category."""
+    UNAUTHORIZED = "unauthorized"
+    """No token could be had, or a fresh one was refused as well."""
+    LOCKED_OUT = "locked-out"
+    """429: nothing more until the minute has turned."""
+    SERVER = "server"
+    """5xx."""
+    TRANSPORT = "transport"
+    """No answer, or one cut off."""
+    MALFORMED = "malformed"
+    """200 with a body that is not the FHIR it should be: HTML, cut-off JSON, another resource type."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A failed call, safe to log: no URL, id, query or body."""
+
+    kind: FailureKind
+    status: int | None = None
+    detail: str = ""
+    """Written by us from a fixed vocabulary, never the server's words (they may name a patient)."""
+
+    @property
+    def is_server_error(self) -> bool:
+        """Whether this shows a sick server, which makes absences worthless as evidence."""
+        return self.kind in {FailureKind.SERVER, FailureKind.TRANSPORT, FailureKind.MALFORMED}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One search that is read again and again: a feed, and a patient or category where needed."""
+
+    practice: str
+    resource_type: str
+    kind: Kind
+    category: str | None = None
+    patient: str | None = None
+    """Logical id, without ``Patient/``."""
+    names: tuple[str, ...] = ()
+    """Prefixes for :attr:`Kind.NAMES`; not part of the key."""
+
+    @property
+    def key(self) -> str:
+        """Stable key within the practice, e.g. ``Observation/laboratory/patient/p1``. Holds an id: never log it."""
+        return "/".join((self.resource_type, self.category or "-", self.kind.value, self.patient or "-"))
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """A resource as one request showed it."""
+
+    resource_type: str
+    id: str
+    resource: Mapping[str, Any]
+    began: dt.datetime
+    """When the request that showed it was sent, by the store's clock."""
+    ended: dt.datetime
+    """When its answer had arrived."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """At most 1,000 sightings; normally one page."""
+
+    sightings: tuple[Sighting, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A sighting reduced to what is compared and stored."""
+
+    resource_type: str
+    id: str
+    digest: bytes
+    """HMAC-SHA-256 of the canonical content, 32 bytes."""
+    elements: Mapping[str, str]
+    """Top-level element name → HMAC of its canonical content, 32 hex digits."""
+    body: bytes
+    """The resource as received (key order kept, decimals as written), encoded by ``codec``."""
+    codec: int
+    began: dt.datetime
+    ended: dt.datetime
+    last_modified: dt.datetime | None = None
+    """``meta.lastUpdated``: the server's claim, never trusted."""
+    categories: tuple[str, ...] = ()
+    status: str | None = None
+    patient: str | None = None
+    """Logical id of the patient it belongs to, its own id for a Patient."""
+    entered_in_error: bool = False
+    replaced_by: str | None = None
+    """For a Patient merged into another: the reference in ``link.type=replaced-by``."""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Type and id."""
+        return self.resource_type, self.id
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What the snapshot holds of a resource, without its body."""
+
+    version: int
+    deleted: bool
+    digest: bytes
+    elements: Mapping[str, str]
+    rules_version: int
+    read_ended: dt.datetime
+    entered_in_error: bool
+    replaced_by: str | None
+    partition_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One change to record."""
+
+    action: Action
+    version: int
+    """Number of the version this makes; 1 for the first."""
+    changed: tuple[str, ...]
+    """Names of the top-level elements that differ, sorted; empty for created, deleted and restored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A row of the event log with, where asked for, the bodies that its payload needs."""
+
+    practice: str
+    epoch: int
+    sequence: int
+    event_id: uuid.UUID
+    resource_type: str
+    id: str
+    version: int
+    action: Action
+    origin: Origin
+    changed: tuple[str, ...]
+    categories: tuple[str, ...]
+    status: str | None
+    partition_key: str
+    """``Patient/<id>`` or ``<Type>/<id>``, frozen at first sight."""
+    detected_at: dt.datetime
+    previous_read: dt.datetime | None
+    last_modified: dt.datetime | None
+    body: Mapping[str, Any] | None = field(default=None, repr=False)
+    """The resource at this version; None for deleted or when not asked for."""
+    previous_body: Mapping[str, Any] | None = field(default=None, repr=False)
+    """The resource at the version before; None for created or when not asked for."""
