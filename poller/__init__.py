@@ -1,1 +1,1 @@
-"""x"""
+"""An event feed for FHIR servers that can only be asked."""
