@@ -1,0 +1,67 @@
+"""What a pair of states means: the only place where an action is chosen."""
+
+from __future__ import annotations
+
+import datetime as dt
+import uuid
+from collections.abc import Mapping
+
+from poller.core.model import Action, Decision, Stored, Version
+
+_NAMESPACE = uuid.UUID("6f2f0d35-3bd1-5a2c-9a0e-52a7a3f0c7d1")
+"""Namespace of our event ids (RFC 9562 §5.5); never to change."""
+
+
+def event_id(practice: str, resource_type: str, id_: str, version: int, action: Action, digest: bytes) -> uuid.UUID:
+    """The deterministic id of a change: the same change has the same id for ever, whoever computes it."""
+    return uuid.uuid5(_NAMESPACE, "|".join((practice, resource_type, id_, str(version), action.value, digest.hex())))
+
+
+def changed_elements(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[str, ...]:
+    """Names of the top-level elements that were added, removed or altered, sorted."""
+    return tuple(sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name)))
+
+
+def decide(stored: Stored | None, seen: Version, version_floor: int) -> Decision | None:
+    """What a sighting means against the snapshot, or None for nothing.
+
+    ``stored.digest`` must be under the same rules as ``seen.digest``. ``version_floor`` is the least version that the practice's log epoch
+    may give: after a restore, versions lost with the newer database must not be given again to other content.
+    """
+    if stored is None:
+        return Decision(Action.CREATED, max(1, version_floor), ())
+    version = max(stored.version + 1, version_floor)
+    if stored.deleted:
+        return Decision(Action.RESTORED, version, ())
+    if stored.digest == seen.digest:
+        return None
+    changed = changed_elements(stored.elements, seen.elements)
+    if seen.replaced_by is not None and stored.replaced_by is None:
+        return Decision(Action.MERGED, version, changed)
+    if seen.entered_in_error and not stored.entered_in_error:
+        return Decision(Action.ENTERED_IN_ERROR, version, changed)
+    return Decision(Action.UPDATED, version, changed)
+
+
+def decide_delete(stored: Stored, version_floor: int) -> Decision:
+    """The delete of a resource whose absence is proven."""
+    return Decision(Action.DELETED, max(stored.version + 1, version_floor), ())
+
+
+def is_outdated(stored: Stored | None, began: dt.datetime) -> bool:
+    """Whether a read that began at ``began`` may show less than the snapshot holds already.
+
+    A read whose request began before the stored version's request had ended can carry older content, whichever answer arrived
+    first; it decides nothing, and the resource is left for another read.
+    """
+    return stored is not None and began <= stored.read_ended
+
+
+def deletes_allowed(live: int, deleted_lately: int, max_fraction: float, min_count: int) -> int:
+    """How many more deletes of a feed may be published now.
+
+    ``live`` resources are in the snapshot and ``deleted_lately`` were deleted within the window. The fraction is taken of what was there
+    before those deletes; ``min_count`` lets small feeds delete at all.
+    """
+    ceiling = max(min_count, int(max_fraction * (live + deleted_lately)))
+    return max(0, ceiling - deleted_lately)

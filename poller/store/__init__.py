@@ -1,0 +1,1 @@
+"""Postgres: snapshots, history, the event log, and where every reader stands."""

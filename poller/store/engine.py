@@ -1,0 +1,127 @@
+"""Connections to Postgres: one engine a role, statements from named files, migrations."""
+
+from __future__ import annotations
+
+import datetime as dt
+import functools
+import hmac
+import time
+from importlib.resources import files
+from typing import Any
+
+import alembic.command
+import alembic.config
+import psycopg
+from sqlalchemy import Connection, Engine, TextClause, create_engine, event, text
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+from poller.clock import AnchoredClock
+from poller.errors import StoreError
+
+OWNER = "poller_owner"
+ENGINE = "poller_engine"
+RELAY = "poller_relay"
+READER = "poller_reader"
+STATUS = "poller_status"
+
+_KEY_CHECK = b"poller: is this the digest key of this database?"
+
+
+@functools.cache
+def sql(name: str) -> TextClause:
+    """The statement in ``sql/<name>.sql``; binds are written ``:name``."""
+    return text(files("poller.store").joinpath("sql", f"{name}.sql").read_text(encoding="utf-8"))
+
+
+def open_engine(conninfo: str, role: str | None, *, pool_size: int = 5) -> Engine:
+    """An engine whose every connection acts as ``role`` (None: as whoever logs in).
+
+    ``conninfo`` is a libpq URI or keyword string. A connection that idles inside a transaction is ended by the server after a minute:
+    it would hold locks that other pollers wait for.
+    """
+
+    def connect() -> Any:
+        return psycopg.connect(
+            conninfo,
+            application_name=f"poller:{role or 'admin'}",
+            connect_timeout=10,
+            options="-c idle_in_transaction_session_timeout=60s -c timezone=UTC",
+        )
+
+    engine = create_engine(
+        "postgresql+psycopg://",
+        creator=connect,
+        pool_size=pool_size,
+        max_overflow=pool_size,
+        pool_pre_ping=True,
+        hide_parameters=True,
+    )
+    if role is not None:
+
+        @event.listens_for(engine, "connect")
+        def _take_role(connection: Any, _record: Any) -> None:
+            with connection.cursor() as cursor:
+                cursor.execute(f'SET ROLE "{role}"')
+            connection.commit()
+
+    return engine
+
+
+def migrate(conninfo: str) -> None:
+    """Bring the schema to this release. Safe to call at every start, from many processes at once.
+
+    Raises StoreError when the server cannot be reached or the login may not do it.
+    """
+    engine = open_engine(conninfo, None, pool_size=1)
+    try:
+        with engine.connect() as connection, connection.begin():
+            connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('poller.migrate'))"))
+            config = alembic.config.Config()
+            config.set_main_option("script_location", "poller.store:migrations")
+            config.attributes["connection"] = connection
+            alembic.command.upgrade(config, "head")
+    except OperationalError as error:
+        raise StoreError(
+            f"Postgres cannot be reached or refuses the login ({_sqlstate(error)}); see store.url"
+        ) from None
+    except DBAPIError as error:
+        raise StoreError(
+            f"the schema could not be brought up to date ({_sqlstate(error)}); the login needs CREATEROLE and CREATE on the database"
+        ) from None
+    finally:
+        engine.dispose()
+
+
+def _sqlstate(error: DBAPIError) -> str:
+    state = getattr(error.orig, "sqlstate", None)
+    return f"SQLSTATE {state}" if state else type(error.orig).__name__
+
+
+def prove_digest_key(engine: Engine, key: bytes) -> None:
+    """Tie the digest key to the database at first use, and refuse any other afterwards.
+
+    Raises StoreError: under another key every resource would look changed.
+    """
+    check = hmac.digest(key, _KEY_CHECK, "sha256")
+    with engine.begin() as connection:
+        connection.execute(
+            text("INSERT INTO poller.installation (key_check) VALUES (:check) ON CONFLICT DO NOTHING"), {"check": check}
+        )
+        known: bytes = connection.execute(text("SELECT key_check FROM poller.installation")).scalar_one()
+    if not hmac.compare_digest(bytes(known), check):
+        raise StoreError("store.digest_key is not the key this database was made with; put the former key back")
+
+
+def open_clock(engine: Engine) -> AnchoredClock:
+    """The database's clock, anchored to this process's monotonic one at the middle of a round trip."""
+    with engine.connect() as connection:
+        connection.execute(text("SELECT 1"))  # the connection is up before the round trip that is timed
+        before = time.monotonic()
+        now: dt.datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
+        after = time.monotonic()
+    return AnchoredClock(now.astimezone(dt.UTC), (before + after) / 2)
+
+
+def ensure_partitions(connection: Connection, now: dt.datetime) -> None:
+    """Make this month's and next month's partitions of history and events."""
+    connection.execute(text("SELECT poller.ensure_partitions(CAST(:today AS date))"), {"today": now.date()})

@@ -1,0 +1,5 @@
+SELECT resource_type, id, state, reason, first_missing_at, pass_began, passes, checks
+FROM poller.absence
+WHERE practice = :practice AND state IN ('missing', 'released') AND wait_passes = 0
+ORDER BY first_missing_at, resource_type, id
+LIMIT :limit
