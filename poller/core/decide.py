@@ -3,18 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
-import uuid
 from collections.abc import Mapping
 
 from poller.core.model import Action, Decision, Stored, Version
-
-_NAMESPACE = uuid.UUID("6f2f0d35-3bd1-5a2c-9a0e-52a7a3f0c7d1")
-"""Namespace of our event ids (RFC 9562 §5.5); never to change."""
-
-
-def event_id(practice: str, resource_type: str, id_: str, version: int, action: Action, digest: bytes) -> uuid.UUID:
-    """The deterministic id of a change: the same change has the same id for ever, whoever computes it."""
-    return uuid.uuid5(_NAMESPACE, "|".join((practice, resource_type, id_, str(version), action.value, digest.hex())))
 
 
 def changed_elements(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[str, ...]:

@@ -10,7 +10,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, text
 
-from poller.core.decide import decide_delete, deletes_allowed, event_id, is_outdated
+from poller.core.decide import decide_delete, deletes_allowed, is_outdated
+from poller.core.envelope import event_id
 from poller.core.model import Origin, Stored
 from poller.store import columns
 from poller.store.engine import sql

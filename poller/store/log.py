@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Engine, text
 
 from poller.core.canonical import decode_body
+from poller.core.envelope import wire_sequence
 from poller.core.model import Action, Event, Origin
 from poller.errors import NotFound, StoreError
 from poller.store.engine import sql
@@ -85,7 +86,13 @@ class EventLog:
 
     def after(self, practice: str, epoch: int, sequence: int, limit: int, *, bodies: bool) -> list[Event]:
         """The events after a position, in order; with the bodies that a full-resource payload needs if ``bodies``."""
-        binds = _EVERYTHING | {"practice": practice, "epoch": epoch, "sequence": sequence, "limit": limit, "bodies": bodies}
+        binds = _EVERYTHING | {
+            "practice": practice,
+            "epoch": epoch,
+            "sequence": sequence,
+            "limit": limit,
+            "bodies": bodies,
+        }
         with self._engine.connect() as connection:
             return [_event(row) for row in connection.execute(sql("read_events"), binds)]
 
@@ -143,7 +150,7 @@ class EventLog:
                 origin=Origin(row.origin) if row.origin else None,
                 changed=tuple(row.changed or ()),
                 status=row.status,
-                sequence=f"{row.epoch:06d}-{row.sequence:020d}" if row.epoch is not None else None,
+                sequence=wire_sequence(row.epoch, row.sequence) if row.epoch is not None else None,
                 event_id=str(row.event_id) if row.event_id else None,
                 last_modified=row.last_modified,
                 evidence=row.evidence,

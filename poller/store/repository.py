@@ -14,7 +14,8 @@ from typing import Any
 from sqlalchemy import Connection, Engine, text
 
 from poller.core import canonical, jsontext
-from poller.core.decide import decide, event_id, is_outdated
+from poller.core.decide import decide, is_outdated
+from poller.core.envelope import event_id
 from poller.core.model import Coverage, Decision, Kind, Origin, Stored, Target, Version
 from poller.errors import LeaseLost
 from poller.store import columns
