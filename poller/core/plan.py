@@ -139,3 +139,21 @@ def wanted_targets(
         for patient in patients
         for category in (categories or (None,))
     ]
+
+
+def late(
+    states: Iterable[TargetState], schedules: Mapping[tuple[str, Kind], Schedule], now: dt.datetime, grace: dt.timedelta
+) -> bool:
+    """Whether a feed is late: one of its targets was owed a whole read that did not come within ``grace`` and another round.
+
+    Holds for a feed that failed as for one that was forgotten: it looks at what was read, not at what was tried.
+    """
+    for state in states:
+        schedule = schedules.get((state.target.resource_type, state.target.kind))
+        if schedule is None or not schedule.allows(now):
+            continue
+        owed = schedule.due_at(state.complete_began or state.registered_at)
+        again = schedule.due_at(owed) if owed is not None else None
+        if again is not None and again + grace < now:
+            return True
+    return False

@@ -49,8 +49,12 @@ class PassEnd:
     """Whether it counts as the whole read that the schedule owed; see :func:`poller.core.plan.counts_as_whole`."""
     outdated: bool = False
     """Whether an earlier batch of the pass left rows for another read."""
+    window_from: dt.datetime | None = None
+    """Where the first window beside this sweep starts; sweeps only."""
     sweep_found: Sequence[str] = ()
-    """Ids that a sweep found changed and the next window must show, or windows miss changes."""
+    """Ids that this sweep found changed and the next window must show, or windows miss changes; sweeps only."""
+    judged: Sequence[str] = ()
+    """Ids that sweeps had found before this window began: shown by it or not, they are settled with it; windows only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,9 +258,19 @@ class Repository:
                 "counts": end.counts,
                 "cursor_at": end.cursor_at,
                 "reread": reread,
-                "sweep_found": list(end.sweep_found),
+                "judged": list(end.judged),
             },
         )
+        if target.kind is Kind.SWEEP and (end.counts or end.sweep_found):
+            connection.execute(
+                sql("follow_sweep"),
+                {
+                    "practice": context.lease.practice,
+                    "resource_type": target.resource_type,
+                    "window_from": end.window_from if end.counts else None,
+                    "sweep_found": list(end.sweep_found),
+                },
+            )
 
     def _append(
         self,

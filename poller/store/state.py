@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -41,26 +42,35 @@ class LeaseKeeper:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._connection: Connection | None = None
+        self._guard = threading.Lock()
 
     def take(self, practice: str) -> Lease:
         """Take the practice. Raises LeaseTaken while another process holds it."""
-        if self._connection is None:
-            self._connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-            self._connection.detach()  # its session is the lease; the pool must not recycle it
+        with self._guard:
+            if self._connection is None or not self._answers(self._connection):
+                self._connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+                self._connection.detach()  # its session is the lease; the pool must not recycle it
+            return self._take(self._connection, practice)
+
+    @staticmethod
+    def _take(connection: Connection, practice: str) -> Lease:
         lock = text("SELECT pg_try_advisory_lock(hashtextextended('poller.lease:' || :practice, 0))")
-        if not self._connection.execute(lock, {"practice": practice}).scalar_one():
+        if not connection.execute(lock, {"practice": practice}).scalar_one():
             raise LeaseTaken(
                 f"practice {practice} is held by another poller; stop that one, or leave the practice to it"
             )
-        epoch = self._connection.execute(sql("take_lease"), {"practice": practice}).scalar_one()
+        epoch = connection.execute(sql("take_lease"), {"practice": practice}).scalar_one()
         return Lease(practice, epoch)
 
     def alive(self) -> bool:
         """Whether the session that holds the leases still exists."""
-        if self._connection is None:
-            return False
+        with self._guard:
+            return self._connection is not None and self._answers(self._connection)
+
+    @staticmethod
+    def _answers(connection: Connection) -> bool:
         try:
-            self._connection.execute(text("SELECT 1"))
+            connection.execute(text("SELECT 1"))
         except DBAPIError:
             return False
         return True
@@ -180,10 +190,10 @@ class StateStore:
                 {"practice": lease.practice, "kept": list(kept), "now": now},
             )
 
-    def targets(self, practice: str, names: Sequence[str]) -> list[TargetState]:
-        """The targets in force; ``names`` are the prefixes of enumerating ones."""
+    def targets(self, practice: str, names: Sequence[str], key: str | None = None) -> list[TargetState]:
+        """The targets in force, or the one with this key; ``names`` are the prefixes of enumerating ones."""
         with self._engine.connect() as connection:
-            rows = connection.execute(sql("load_targets"), {"practice": practice}).all()
+            rows = connection.execute(sql("load_targets"), {"practice": practice, "target": key}).all()
         return [
             TargetState(
                 target=Target(
