@@ -1,0 +1,87 @@
+"""One simulated practice: its records, its clock, its limit and the calls that it got."""
+
+from __future__ import annotations
+
+import datetime as dt
+import random
+from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
+
+from poller.simulator.chart import Chart
+from poller.simulator.clinical import Author, Resource
+from poller.simulator.faults import Faults
+from poller.simulator.truth import Call, PracticeTruth
+
+if TYPE_CHECKING:
+    from poller.simulator.spec import PracticeSpec
+
+_EASTERN = ZoneInfo("America/New_York")
+
+
+class Practice:
+    """State of one practice. The world holds the lock."""
+
+    def __init__(self, spec: PracticeSpec, seed: int) -> None:
+        self.spec = spec
+        self.chart = Chart()
+        self.faults = Faults()
+        self.calls: list[Call] = []
+        self.rng = random.Random(f"{seed}/{spec.code}/care")
+        self.fault_rng = random.Random(f"{seed}/{spec.code}/faults")
+        self.write_rng = random.Random(f"{seed}/{spec.code}/writes")
+        self.author = Author(self.rng, opaque=spec.mode == "ecw")
+        self._minute: dt.datetime | None = None
+        self._in_minute = 0
+
+    def served_at(self, now: dt.datetime) -> dt.datetime:
+        """The practice's own idea of the time."""
+        return now + dt.timedelta(seconds=self.faults.skew_seconds)
+
+    def put(self, resource: Resource, now: dt.datetime, *, at_once: bool = False) -> None:
+        """Write a version: give it the meta that this practice's mode would, and let it be seen now or late."""
+        stamp = self._stamp(resource, now)
+        if self.spec.mode == "ecw":
+            text = stamp.astimezone(_EASTERN).isoformat(timespec="milliseconds")
+            meta = {**resource.get("meta", {}), "lastUpdated": text}
+        else:
+            text = stamp.astimezone(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+            number = self.chart.number(resource["resourceType"], resource["id"]) + 1
+            meta = {**resource.get("meta", {}), "versionId": str(number), "lastUpdated": text}
+        head = {"resourceType": resource["resourceType"], "id": resource["id"], "meta": meta}
+        rest = {name: value for name, value in resource.items() if name not in head}
+        self.chart.put({**head, **rest}, stamp, now, now if at_once else self._visible_from(now))
+
+    def delete(self, resource_type: str, name: str, now: dt.datetime) -> None:
+        """Remove a resource. Raises KeyError when it is not there."""
+        self.chart.delete(resource_type, name, now, self._visible_from(now))
+
+    def _visible_from(self, now: dt.datetime) -> dt.datetime:
+        faults = self.faults
+        if faults.late and self.write_rng.random() < faults.late:
+            return now + dt.timedelta(seconds=faults.late_seconds)
+        return now
+
+    def _stamp(self, resource: Resource, now: dt.datetime) -> dt.datetime:
+        """``meta.lastUpdated`` by the practice's clock: ecw in whole seconds, and on MedicationRequest no more than ``authoredOn``."""
+        served = self.served_at(now)
+        before = self.chart.row(resource["resourceType"], resource["id"])
+        if self.spec.stamps == "unmoved" and before is not None:
+            return before.stamp
+        if self.spec.mode == "open":
+            return served.replace(microsecond=served.microsecond // 1000 * 1000)
+        if resource["resourceType"] == "MedicationRequest" and "authoredOn" in resource:
+            day = dt.date.fromisoformat(str(resource["authoredOn"])[:10])
+            return dt.datetime(day.year, day.month, day.day, tzinfo=_EASTERN)
+        return served.replace(microsecond=0)
+
+    def admit(self, now: dt.datetime) -> bool:
+        """Count a call in its calendar minute; False when the minute's calls are used up, which locks it for its rest."""
+        minute = now.replace(second=0, microsecond=0)
+        if minute != self._minute:
+            self._minute, self._in_minute = minute, 0
+        self._in_minute += 1
+        return self._in_minute <= self.spec.limit
+
+    def truth(self) -> PracticeTruth:
+        """All that judging this practice needs."""
+        return PracticeTruth(self.spec.mode, self.spec.limit, self.chart.truth(), list(self.calls))
