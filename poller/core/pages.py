@@ -1,0 +1,209 @@
+"""What a page of search results shows, and what all pages of a search prove together. Pure."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from poller.core import faults, jsontext
+from poller.core.model import Coverage, Failure, FailureKind, Sighting
+
+_ID = re.compile(r"[A-Za-z0-9\-._~:|@!+=,]{1,255}")
+"""FHIR ids are ``[A-Za-z0-9\\-.]{1,64}``; what real servers add to that is let through, what would change a URL is not."""
+
+_SUBSETTED = ("http://terminology.hl7.org/CodeSystem/v3-ObservationValue", "SUBSETTED")
+
+
+class Problem(StrEnum):
+    """Why a page is not whole; any of these makes its pass incomplete."""
+
+    OUTCOME = "the answer holds an error outcome"
+    NO_RESOURCE = "an entry without a resource"
+    WRONG_TYPE = "an entry of another type"
+    NO_ID = "a resource without a usable id"
+    SUBSETTED = "a resource that is cut down"
+    UNWRITABLE = "a resource with text that is not Unicode, or nested too deeply"
+
+    @property
+    def failure(self) -> Failure:
+        """As the failure of the pass."""
+        asks_less = self in {Problem.OUTCOME, Problem.SUBSETTED}
+        return Failure(FailureKind.REFUSED if asks_less else FailureKind.MALFORMED, 200, self.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Showing:
+    """A sighting, and by what it is compared with others of the same resource."""
+
+    sighting: Sighting
+    content: bytes
+    """See :func:`fingerprint`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One Bundle, read."""
+
+    showings: tuple[Showing, ...]
+    """Matches only, each id once: of two with one id the later one in the Bundle."""
+    next: str | None
+    """URL of the next page, as the server wrote it."""
+    self_link: str | None
+    total: int | None
+    problems: tuple[Problem, ...]
+    contradicts: bool
+    """Whether one id came twice with different content."""
+
+
+def read_page(body: object, resource_type: str, began: dt.datetime, ended: dt.datetime) -> Page | Failure:
+    """Read a search's answer. A Failure when it is no Bundle of search results at all."""
+    if (
+        not isinstance(body, dict)
+        or body.get("resourceType") != "Bundle"
+        or body.get("type", "searchset") != "searchset"
+    ):
+        return _malformed("the body is not a Bundle of search results")
+    entries, links = body.get("entry", []), body.get("link", [])
+    if not isinstance(entries, list) or not isinstance(links, list):
+        return _malformed("the Bundle is not as it should be")
+    relations = {link.get("relation"): link.get("url") for link in reversed(links) if isinstance(link, dict)}
+    following, own, total = relations.get("next"), relations.get("self"), body.get("total")
+    if following is not None and not (isinstance(following, str) and following):
+        return _malformed("a next link without an address")
+    found: dict[str, Showing] = {}
+    problems: list[Problem] = []
+    contradicts = False
+    for entry in entries:
+        match _look(entry, resource_type):
+            case Problem() as problem:
+                problems.append(problem)
+            case (str() as name, resource, bytes() as content):
+                before = found.pop(name, None)
+                contradicts |= before is not None and before.content != content
+                found[name] = Showing(Sighting(resource_type, name, resource, began, ended), content)
+            case None:
+                pass
+    return Page(
+        showings=tuple(found.values()),
+        next=following,
+        self_link=own if isinstance(own, str) else None,
+        total=total if isinstance(total, int) and not isinstance(total, bool) and total >= 0 else None,
+        problems=tuple(problems),
+        contradicts=contradicts,
+    )
+
+
+def is_subsetted(resource: Mapping[str, Any]) -> bool:
+    """Whether the server says that this is only a part of the resource; such must never become a snapshot."""
+    meta = resource.get("meta")
+    tags = meta.get("tag") if isinstance(meta, dict) else None
+    return isinstance(tags, list) and any(
+        isinstance(tag, dict) and tag.get("code") == _SUBSETTED[1] and tag.get("system") in {_SUBSETTED[0], None}
+        for tag in tags
+    )
+
+
+def is_usable_id(name: object) -> bool:
+    """Whether an id can be stored and asked for again."""
+    return isinstance(name, str) and _ID.fullmatch(name) is not None
+
+
+def _look(entry: object, resource_type: str) -> tuple[str, dict[str, Any], bytes] | Problem | None:
+    """What one entry holds: a match (id, resource, fingerprint), a problem, or nothing that counts."""
+    if not isinstance(entry, dict) or not isinstance(resource := entry.get("resource"), dict):
+        return Problem.NO_RESOURCE
+    search = entry.get("search")
+    mode = search.get("mode") if isinstance(search, dict) else None
+    if resource.get("resourceType") == "OperationOutcome" and resource_type != "OperationOutcome":
+        return Problem.OUTCOME if faults.outcome_codes(resource) else None
+    if mode in {"include", "outcome"}:
+        return None
+    return _match(resource, resource_type)
+
+
+def _match(resource: dict[str, Any], resource_type: str) -> tuple[str, dict[str, Any], bytes] | Problem:
+    if resource.get("resourceType") != resource_type:
+        return Problem.WRONG_TYPE
+    name = resource.get("id")
+    if not isinstance(name, str) or not is_usable_id(name):
+        return Problem.NO_ID
+    if is_subsetted(resource):
+        return Problem.SUBSETTED
+    try:
+        return name, resource, fingerprint(resource)
+    except TypeError:
+        return Problem.UNWRITABLE
+
+
+class Tally:
+    """Adds up the pages of one search, in the order in which they were read."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, bytes] = {}
+        self._totals: set[int] = set()
+        self._pages = 0
+        self._repeats = False
+        self._contradicts = False
+        self._last: str | None = None
+        self.problem: Problem | None = None
+        """The first problem of any page."""
+
+    def add(self, page: Page) -> tuple[Sighting, ...]:
+        """Count a page; returns what of it was not seen with the same content on a page before."""
+        self._pages += 1
+        self._last = page.next
+        self._contradicts |= page.contradicts
+        if page.total is not None:
+            self._totals.add(page.total)
+        if self.problem is None and page.problems:
+            self.problem = page.problems[0]
+        return tuple(showing.sighting for showing in page.showings if self._is_new(showing))
+
+    def _is_new(self, showing: Showing) -> bool:
+        before = self._seen.get(showing.sighting.id)
+        self._seen[showing.sighting.id] = showing.content
+        self._repeats |= before is not None
+        self._contradicts |= before is not None and before != showing.content
+        return before != showing.content
+
+    @property
+    def distinct(self) -> int:
+        """How many resources were seen."""
+        return len(self._seen)
+
+    def coverage(self) -> Coverage:
+        """What the pages prove.
+
+        Complete: the last page was read, every entry could be, and nothing speaks against these being all. Unproven: more were
+        announced than seen, the announced number changed, or rows were seen to move from page to page (a repeat), unless the
+        announced number stood still and was met, so that nothing moved out of sight.
+        """
+        if not self._pages or self._last is not None or self.problem is not None:
+            return Coverage.INCOMPLETE
+        if self._contradicts or len(self._totals) > 1 or any(total > self.distinct for total in self._totals):
+            return Coverage.UNPROVEN
+        if self._repeats and not self._totals:
+            return Coverage.UNPROVEN
+        return Coverage.COMPLETE
+
+
+def worst(coverages: Iterable[Coverage]) -> Coverage:
+    """What several searches prove together; incomplete for none."""
+    found = set(coverages)
+    if not found or Coverage.INCOMPLETE in found:
+        return Coverage.INCOMPLETE
+    return Coverage.UNPROVEN if Coverage.UNPROVEN in found else Coverage.COMPLETE
+
+
+def fingerprint(resource: Mapping[str, Any]) -> bytes:
+    """16 bytes by which two showings of a resource are compared within a pass. TypeError if it cannot be written as JSON."""
+    return hashlib.blake2b(jsontext.dumps(resource, sort_keys=True), digest_size=16).digest()
+
+
+def _malformed(detail: str) -> Failure:
+    return Failure(FailureKind.MALFORMED, 200, detail)
