@@ -152,13 +152,13 @@ class Searches:
         values = dict(used)
         if "_sort" in values:
             rows.sort(key=lambda row: row.stamp, reverse=values["_sort"].startswith("-"))
-        narrowing = {name for name, _ in filters} - {"category", "_lastUpdated"}
+        narrowing = sorted(f"{name}={value}" for name, value in filters if name not in {"category", "_lastUpdated"})
         scope = SearchScope(
             resource_type,
             patient=values["patient"].rpartition("/")[2] if "patient" in values else None,
             category=values["category"].rpartition("|")[2] if "category" in values else None,
             windowed="_lastUpdated" in values,
-            narrowed=bool(narrowing),
+            narrowed="&".join(narrowing),
         )
         ids = [row.id for row in rows]
         return Reading(

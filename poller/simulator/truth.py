@@ -45,8 +45,8 @@ class SearchScope:
     category: str | None = None
     windowed: bool = False
     """Whether ``_lastUpdated`` narrowed it, so that it is no complete pass."""
-    narrowed: bool = False
-    """Whether another parameter narrowed it (a name, an id, a status)."""
+    narrowed: str = ""
+    """Other parameters that narrowed it, as in ``name=a``; empty for none."""
 
 
 @dataclass(slots=True)
