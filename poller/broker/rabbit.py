@@ -15,6 +15,7 @@ import time
 from contextlib import closing, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import amqp
 from kombu.connection import Connection
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from poller.core.envelope import Message
     from poller.core.sink import Sink
 
+_CONNECT_TIMEOUT = 5
 HEARTBEAT = 10
 """Seconds. A broker that says nothing for two of them is taken for gone, and takes us for gone."""
 PATIENCE = 30.0
@@ -48,29 +50,48 @@ _GONE = (OSError, amqp.AMQPError)
 
 
 class RabbitBroker:
-    """A RabbitMQ server or cluster, named by an ``amqp://`` or ``amqps://`` URL (several, with ``;`` between, are tried in turn)."""
+    """A RabbitMQ server or cluster, named by an ``amqp://`` or ``amqps://`` URL, or several with ``;`` between, tried in turn."""
 
     def __init__(self, url: str, password: str | None = None, ca_file: str | None = None) -> None:
-        self._url = url
+        self._urls = url.split(";")
         self._password = password
         self._ca_file = ca_file
 
-    def connection(self) -> Any:
-        """A kombu connection, not yet made. TLS always verifies the server's certificate and name, which py-amqp by itself would not."""
-        connection = Connection(
-            self._url, heartbeat=HEARTBEAT, connect_timeout=5, transport_options={"write_timeout": int(PATIENCE)}
-        )
-        if self._password is not None:
-            connection.password = self._password
-        if self._url.startswith("amqps:"):
-            context = {"purpose": ssl.Purpose.SERVER_AUTH, "cafile": self._ca_file, "check_hostname": True}
-            connection.ssl = {"context": context, "server_hostname": connection.hostname}
-        return connection
+    def connect(self) -> Any:
+        """A kombu connection to the first host that answers.
+
+        TLS always verifies the server's certificate and name: py-amqp by itself would not. kombu's own failover is not used: it forgets
+        such settings from the second host on, and pauses where the caller has pauses of its own.
+        """
+        failures = []
+        for url in self._urls:
+            connection = Connection(
+                url,
+                password=self._password,
+                ssl=self._tls(url),
+                heartbeat=HEARTBEAT,
+                connect_timeout=_CONNECT_TIMEOUT,
+                transport_options={"write_timeout": int(PATIENCE)},
+            )
+            try:
+                connection.ensure_connection(max_retries=0, interval_start=0, reraise_as_library_errors=False)
+            except _GONE as error:
+                failures.append(error)
+                connection.collect(socket_timeout=1)
+            else:
+                return connection
+        raise failures[-1]
+
+    def _tls(self, url: str) -> dict[str, Any] | bool:
+        if not url.startswith("amqps:"):
+            return False
+        context = {"purpose": ssl.Purpose.SERVER_AUTH, "cafile": self._ca_file, "check_hostname": True}
+        return {"context": context, "server_hostname": urlsplit(url).hostname}
 
     def publisher(self, sink: Sink, *, window: int = WINDOW, patience: float = PATIENCE) -> RabbitPublisher:
         """A closed publisher for ``sink``."""
         return RabbitPublisher(
-            self.connection,
+            self.connect,
             exchange=sink.exchange,
             declare=lambda channel: declare_on_rabbit(channel, sink),
             fence=f"poller.relay.{sink.exchange}",
@@ -81,7 +102,7 @@ class RabbitBroker:
     def publish_to_queue(self, queue: str, messages: Iterable[Message]) -> int:
         """Put ``messages`` into a durable queue by the default exchange; how many. Raises BrokerError unless all were taken."""
         publisher = RabbitPublisher(
-            self.connection,
+            self.connect,
             exchange="",
             declare=lambda channel: declare_queue_on_rabbit(channel, queue),
             routing_key=queue,
@@ -94,10 +115,10 @@ class RabbitBroker:
         arguments = {"x-max-length": 10_000, "x-overflow": "drop-head"}
         name = f"poller.tail.{secrets.token_hex(6)}"
         received: list[bytes] = []
-        connection = self.connection()
+        with _speaking():
+            connection = self.connect()
         try:
             with _speaking():
-                _connect(connection)
                 channel = connection.channel()
                 queue = Queue(name, exclusive=True, auto_delete=True, durable=False, queue_arguments=arguments)(channel)
                 queue.queue_declare()
@@ -180,7 +201,7 @@ class RabbitPublisher:
 
     def __init__(
         self,
-        connection: Callable[[], Any],
+        connect: Callable[[], Any],
         *,
         exchange: str,
         declare: Callable[[Any], None],
@@ -189,7 +210,7 @@ class RabbitPublisher:
         window: int = WINDOW,
         patience: float = PATIENCE,
     ) -> None:
-        self._new_connection = connection
+        self._connect = connect
         self._exchange = exchange
         self._declare = declare
         self._fence = fence
@@ -207,9 +228,8 @@ class RabbitPublisher:
         if self._connection is not None:
             return
         self._halted = False
-        self._connection = self._new_connection()
         with self._speaking():
-            _connect(self._connection)
+            self._connection = self._connect()
             self._channel = self._connection.channel()
             if self._fence is not None:
                 # Lives as long as this connection: another one's declaration of it is refused.
@@ -315,16 +335,6 @@ def _explain(error: Exception) -> str:
     if code == _INEQUIVALENT:
         return f"a queue or exchange is there already, made otherwise: delete it, or name another in the configuration ({words})"
     return f"the broker cannot be reached or ended the connection ({words})"
-
-
-def _connect(connection: Any) -> None:
-    """Try each host once, without kombu's pauses: who calls has its own."""
-    connection.ensure_connection(
-        max_retries=len(connection.alt) - 1 if connection.alt else 0,
-        interval_start=0,
-        interval_step=0,
-        reraise_as_library_errors=False,
-    )
 
 
 def _drain(connection: Any, seconds: float) -> None:
