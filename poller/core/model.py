@@ -231,3 +231,29 @@ class Event:
     """The resource at this version; None for deleted or when not asked for."""
     previous_body: Mapping[str, Any] | None = field(default=None, repr=False)
     """The resource at the version before; None for created or when not asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Present:
+    """A read of an id showed the resource."""
+
+    sighting: Sighting
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """A read of an id was answered 404 or 410, or an empty search by ``_id`` where a path read cannot serve."""
+
+    began: dt.datetime
+    ended: dt.datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Unclear:
+    """A read of an id proved nothing."""
+
+    failure: Failure
+
+
+Confirmation = Present | Gone | Unclear
+"""What reading one id came to."""

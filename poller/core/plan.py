@@ -81,6 +81,8 @@ def due(
         schedule = schedules.get((state.target.resource_type, state.target.kind))
         if schedule is None or (state.baseline_at is not None and not schedule.allows(now)):
             continue
+        if state.target.kind is Kind.WINDOW and state.cursor_at is None:
+            continue  # windows start where the first sweep began, once it is whole
         at = _owed_at(state, schedule)
         if at is not None and at <= now:
             owed.append((at, state.target))
@@ -95,7 +97,7 @@ def _owed_at(state: TargetState, schedule: Schedule) -> dt.datetime | None:
     if state.failures:
         retry = state.last_began + retry_after(state.failures, schedule.every)
         return retry if at is None else min(at, retry)
-    if state.reread or state.baseline_at is None or state.unproven_streak == 1:
+    if state.reread or state.baseline_at is None or state.unproven_streak == 1:  # owed more than the schedule says
         soon = state.last_began + _BACKOFF_BASE
         return soon if at is None else min(at, soon)
     return at

@@ -51,8 +51,10 @@ class PassEnd:
     """Whether an earlier batch of the pass left rows for another read."""
     window_from: dt.datetime | None = None
     """Where the first window beside this sweep starts; sweeps only."""
-    sweep_found: Sequence[str] = ()
-    """Ids that this sweep found changed and the next window must show, or windows miss changes; sweeps only."""
+    finds: bool = False
+    """Whether what this pass finds changed must be in the next window, or windows miss changes; sweeps beside windows only."""
+    found: Sequence[str] = ()
+    """Ids that earlier batches of this pass found changed."""
     judged: Sequence[str] = ()
     """Ids that sweeps had found before this window began: shown by it or not, they are settled with it; windows only."""
 
@@ -110,7 +112,7 @@ class Repository:
                     sql("clear_absences"), {"practice": context.lease.practice} | columns.keys(list(latest))
                 )
             if end is not None:
-                self._end(connection, context, end, now, reread=bool(recorded.outdated) or end.outdated)
+                self._end(connection, context, end, now, recorded)
             if writes:
                 self._append(connection, context, writes, now)
         return recorded
@@ -232,7 +234,7 @@ class Repository:
             connection.execute(sql("insert_patients"), binds)
 
     def _end(
-        self, connection: Connection, context: PassContext, end: PassEnd, now: dt.datetime, *, reread: bool
+        self, connection: Connection, context: PassContext, end: PassEnd, now: dt.datetime, recorded: Recorded
     ) -> None:
         target = context.target
         if end.coverage is Coverage.COMPLETE and target.kind is not Kind.WINDOW:
@@ -257,18 +259,18 @@ class Repository:
                 "failure": end.failure,
                 "counts": end.counts,
                 "cursor_at": end.cursor_at,
-                "reread": reread,
+                "reread": bool(recorded.outdated) or end.outdated,
                 "judged": list(end.judged),
             },
         )
-        if target.kind is Kind.SWEEP and (end.counts or end.sweep_found):
+        if target.kind is Kind.SWEEP:
             connection.execute(
                 sql("follow_sweep"),
                 {
                     "practice": context.lease.practice,
                     "resource_type": target.resource_type,
                     "window_from": end.window_from if end.counts else None,
-                    "sweep_found": list(end.sweep_found),
+                    "sweep_found": [*end.found, *(id_ for (_, id_), _ in recorded.changes)] if end.finds else [],
                 },
             )
 

@@ -1,0 +1,135 @@
+"""What passes alone cannot settle: absences become deletes only after a read of the id; misses of windows step a feed down."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+from collections.abc import Callable, Sequence
+from typing import Protocol, assert_never
+
+import structlog
+
+from poller import metrics
+from poller.clock import Clock
+from poller.config import PracticeConfig
+from poller.core.canonical import reduce
+from poller.core.model import Action, Confirmation, Gone, Kind, Origin, Present, Sighting, Target, Unclear
+from poller.store.deletes import Absence, Breaker, DeleteStore, Settled
+from poller.store.repository import Lease, PassContext, Recorded, Repository
+
+log = structlog.get_logger(__name__)
+
+
+class Confirmer(Protocol):
+    """Reads single resources."""
+
+    @property
+    def last_server_error(self) -> dt.datetime | None:
+        """When the source last showed that it is not well; None if it has not since this process began."""
+        ...
+
+    async def confirm(self, resource_type: str, id_: str) -> Confirmation:
+        """Read one resource by its id."""
+        ...
+
+
+class Reconciler:
+    """Settles the absences of one practice, one read at a time."""
+
+    def __init__(
+        self,
+        config: PracticeConfig,
+        lease: Lease,
+        confirmer: Confirmer,
+        repository: Repository,
+        deletes: DeleteStore,
+        clock: Clock,
+        digest_key: bytes,
+        on_commit: Callable[[], None],
+    ) -> None:
+        self._config = config
+        self._lease = lease
+        self._confirmer = confirmer
+        self._repository = repository
+        self._deletes = deletes
+        self._clock = clock
+        self._digest_key = digest_key
+        self._on_commit = on_commit
+        self._began = clock.now()
+        self._breaker = Breaker(config.deletes.max_fraction, config.deletes.min_count, config.deletes.window)
+        self._log = log.bind(practice=config.code)
+
+    async def settle_absences(self) -> None:
+        """Read every id that a complete pass did not show; delete what is gone, take in what is there, leave the rest missing."""
+        for absence in await asyncio.to_thread(self._deletes.due, self._lease.practice):
+            await self._settle(absence)
+        held = await asyncio.to_thread(self._deletes.listed, self._lease.practice, ["held"])
+        metrics.HELD_DELETES.labels(self._lease.practice).set(len(held))
+
+    async def _settle(self, absence: Absence) -> None:
+        if self._evidence_is_void(absence):
+            await self._renew(absence)
+            return
+        confirmation = await self._confirmer.confirm(absence.resource_type, absence.id)
+        match confirmation:
+            case Present(sighting):
+                await asyncio.to_thread(self._record, sighting)
+                await asyncio.to_thread(self._deletes.postpone, self._lease, absence, "in no pass, but there when read")
+            case Gone(began, ended):
+                if self._evidence_is_void(absence):
+                    await self._renew(absence)
+                else:
+                    await self._delete(absence, began, ended)
+            case Unclear(failure):
+                if failure.is_server_error:
+                    await self._renew(absence)
+                else:
+                    await asyncio.to_thread(
+                        self._deletes.postpone, self._lease, absence, f"not readable: {failure.kind.value}"
+                    )
+            case _:
+                assert_never(confirmation)
+
+    def _evidence_is_void(self, absence: Absence) -> bool:
+        """Whether the source has erred since the pass without the id began; what it did before this process began is not known."""
+        error = self._confirmer.last_server_error
+        return absence.pass_began < self._began or (error is not None and error >= absence.pass_began)
+
+    async def _renew(self, absence: Absence) -> None:
+        await asyncio.to_thread(
+            self._deletes.renew, self._lease, absence, "the source erred since; another complete pass is needed"
+        )
+
+    async def _delete(self, absence: Absence, began: dt.datetime, ended: dt.datetime) -> None:
+        settled = await asyncio.to_thread(
+            self._deletes.settle, self._lease, absence, began, ended, self._breaker, self._clock.now()
+        )
+        feed = absence.resource_type
+        if settled is Settled.DELETED:
+            metrics.CHANGES.labels(self._lease.practice, feed, Action.DELETED.value, Origin.LIVE.value).inc()
+            self._on_commit()
+        elif settled is Settled.HELD:
+            self._log.warning(
+                "more deletes at once than deletes.max_fraction allows: held; see `poller deletes list`",
+                action="delete.hold",
+                feed=feed,
+            )
+
+    def _record(self, sighting: Sighting) -> Recorded:
+        target = Target(self._lease.practice, sighting.resource_type, Kind.WINDOW)
+        context = PassContext(self._lease, target, Origin.LIVE, keep_absences=True, patients_live=True)
+        recorded = self._repository.record(context, [reduce(sighting, self._digest_key)], self._clock.now())
+        if recorded.changes:
+            self._on_commit()
+        return recorded
+
+    async def truly_missed(self, resource_type: str, ids: Sequence[str]) -> int:
+        """How many of the ids that a window should have shown are there when read; one that is gone proves nothing against windows."""
+        missed = 0
+        for id_ in ids:
+            match await self._confirmer.confirm(resource_type, id_):
+                case Present():
+                    missed += 1
+                case _:
+                    continue
+        return missed

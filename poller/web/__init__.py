@@ -1,0 +1,1 @@
+"""What operators and machines ask over HTTP: health, readiness, metrics. On loopback unless told otherwise."""
