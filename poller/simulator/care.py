@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 Step = tuple[str, "Callable[[dt.datetime], None]"]
 
 _HOUR = dt.timedelta(hours=1)
-_FIRST_DELETE = 4
-"""The fourth spontaneous step deletes, so that even a short run has a delete."""
+_SURE_DELETES = frozenset({4, 10, 16})
+"""These spontaneous steps delete, so that even a short run has a delete."""
+_GROWING = frozenset({"visit", "addition", "patient"})
 _MIN_DELETES = 3
 
 _MOVES: Mapping[str, tuple[str, ...]] = {
@@ -121,9 +122,17 @@ class Care:
         """One thing by chance. Returns how many changes it makes, now and later."""
         self._steps += 1
         names, weights = zip(*_KINDS, strict=True)
-        kind = "delete" if self._steps == _FIRST_DELETE else self._rng.choices(names, weights)[0]
+        kind = "delete" if self._steps in _SURE_DELETES else self._rng.choices(names, weights)[0]
+        if kind in _GROWING and self._full():
+            kind = "value"
         step: Callable[[dt.datetime], int] = getattr(self, f"_{kind}")
         return step(now)
+
+    def _full(self) -> bool:
+        written = self._practice.chart.written
+        return sum(len(written(kind)) for kind in self._spec.types) >= self._spec.max_per_patient * len(
+            written("Patient")
+        )
 
     def _later(self, now: dt.datetime, hours: float, act: Callable[[dt.datetime], None]) -> None:
         delay = dt.timedelta(hours=hours * self._rng.uniform(0.7, 1.3)) * self._spec.tempo
@@ -234,8 +243,8 @@ class Care:
 
     def _delete(self, now: dt.datetime) -> int:
         """A clinical resource goes, unless its type lost its share of this hour already."""
-        first = self._steps == _FIRST_DELETE and "Observation" in self._spec.types
-        picked = self._pick("Observation") if first else self._pick(*self._spec.types)
+        sure = self._steps in _SURE_DELETES and "Observation" in self._spec.types
+        picked = self._pick("Observation") if sure else self._pick(*self._spec.types)
         if picked is None:
             return 0
         kind = picked["resourceType"]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Resource = dict[str, Any]
 
-_PROFILES = ("healthy", "type2_diabetes", "hypertension", "ckd_stage3", "anaemia")
+_PROFILES = ("type2_diabetes", "ckd_stage3", "hypertension", "anaemia", "healthy")
 _REFERENCE_DATE = "2026-01-01"
 _CODES = "http://terminology.hl7.org/CodeSystem/"
 

@@ -43,6 +43,8 @@ class PracticeSpec:
     """Factor on clinical intervals: at 1 a result comes days after its visit, at 0.00001 about two seconds."""
     limit: int = 250
     """Calls in a calendar minute."""
+    max_per_patient: int = 100
+    """Clinical resources for each patient, on average, past which nothing is added any more, only changed."""
     page_size: int = 25
     token_life: float = 300.0
     """Seconds."""
