@@ -20,6 +20,7 @@ from poller.config.values import is_loopback
 from poller.core import budget, faults
 from poller.core.faults import Remedy, Shape, Verdict
 from poller.core.model import Failure, FailureKind, Purpose
+from poller.errors import ConfigError
 from poller.source.gate import Gate
 from poller.source.wire import Broken, Exchange, Wire
 
@@ -143,7 +144,13 @@ class Authorization:
             "scope": " ".join(self._practice.scopes),
             "client_assertion_type": ASSERTION_TYPE,
         }
-        key = keys.load_private_key(self._practice.key.read())  # each time: a key may be replaced while we run
+        try:
+            key = keys.load_private_key(self._practice.key.read())  # each time: a key may be replaced while we run
+        except ConfigError:
+            failure = Failure(
+                FailureKind.UNAUTHORIZED, None, "the private key cannot be read, or is none that signs RS384"
+            )
+            return Verdict(Remedy.GIVE_UP, failure), failure
         async with self._gate.permit(Purpose.TOKEN):
             form["client_assertion"] = assertion(key, self._practice.kid, self._practice.client_id, url)
             answer = await self._wire.exchange("POST", url, {"Accept": "application/json"}, form)

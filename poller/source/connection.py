@@ -1,0 +1,38 @@
+"""Puts a practice's source together: gate, wire, authorization, client."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+
+import httpx
+
+from poller.clock import Clock
+from poller.config.model import PracticeConfig
+from poller.source.auth import Authorization
+from poller.source.client import Client, Observer, unobserved
+from poller.source.gate import Gate, Ledger
+from poller.source.strategies import Source
+from poller.source.wire import Wire
+
+
+@contextlib.asynccontextmanager
+async def open_source(
+    practice: PracticeConfig,
+    ledger: Ledger,
+    clock: Clock,
+    *,
+    transport: httpx.AsyncBaseTransport | None = None,
+    observer: Observer = unobserved,
+) -> AsyncIterator[Source]:
+    """The source of a practice, on the running event loop; closed when the block ends. ``transport`` is for tests."""
+    gate = Gate(practice.code, practice.budget, ledger)
+    wire = Wire(practice.base_url, practice.timeout, practice.budget.max_in_flight, clock, transport)
+    authorization = Authorization(practice, gate, wire)
+    client = Client(practice.code, practice.base_url, gate, authorization, wire, clock, observer)
+    try:
+        yield Source(practice, client, clock)
+    finally:
+        await authorization.aclose()
+        await gate.aclose()
+        await wire.aclose()
