@@ -69,7 +69,7 @@ class PgmqBroker:
         return PgmqPublisher(
             self._connect,
             exchange=sink.exchange,
-            declare=lambda channel: declare_on_pgmq(channel, sink),
+            topology=lambda channel: declare_on_pgmq(channel, sink),
             fence=f"poller.relay.{sink.exchange}",
         )
 
@@ -78,7 +78,7 @@ class PgmqBroker:
         publisher = PgmqPublisher(
             self._connect,
             exchange="",
-            declare=lambda channel: declare_queue_on_pgmq(channel, queue),
+            topology=lambda channel: declare_queue_on_pgmq(channel, queue),
             routing_key=queue,
         )
         with closing(publisher):
@@ -132,13 +132,13 @@ class PgmqPublisher:
         connect: Callable[[], psycopg.Connection[Any]],
         *,
         exchange: str,
-        declare: Callable[[Any], None],
+        topology: Callable[[Any], None],
         fence: str | None = None,
         routing_key: str | None = None,
     ) -> None:
         self._connect = connect
         self._exchange = exchange
-        self._declare = declare
+        self._topology = topology
         self._fence = fence
         self._routing_key = routing_key
         self._session: psycopg.Connection[Any] | None = None
@@ -159,9 +159,14 @@ class PgmqPublisher:
                     raise BrokerError(
                         "another relay publishes to this exchange, and only one may: stop it, or wait until it is gone"
                     )
-            channel = _kombu(session).channel()
-            self._declare(channel)
-            self._producer = Producer(channel, auto_declare=False)
+            self._make(session)
+
+    def declare(self) -> None:
+        """Declare again."""
+        self.open()
+        with self._speaking():
+            assert self._session is not None  # noqa: S101 - open() has just said so
+            self._make(self._session)
 
     def publish(self, messages: Sequence[Message]) -> Outcome:
         """Send in one transaction, up to the first message that no queue wants."""
@@ -196,6 +201,12 @@ class PgmqPublisher:
         if self._session is not None:
             self._session.close()
             self._session = self._producer = None
+
+    def _make(self, session: psycopg.Connection[Any]) -> None:
+        """Over a channel of its own: an older one would believe that its bindings are still there."""
+        channel = _kombu(session).channel()
+        self._topology(channel)
+        self._producer = Producer(channel, auto_declare=False)
 
     def _send(self, message: Message) -> int:
         """How many queues took it."""

@@ -36,6 +36,10 @@ class Publisher(Protocol):
         """Connect, declare exchange, queues and bindings, shut others out; nothing when open already. Raises BrokerError."""
         ...
 
+    def declare(self) -> None:
+        """Make exchange, queues and bindings again, where someone has taken them away. Raises BrokerError."""
+        ...
+
     def publish(self, messages: Sequence[Message]) -> Outcome:
         """Send in order; return when each has its answer or the first was refused.
 

@@ -93,7 +93,7 @@ class RabbitBroker:
         return RabbitPublisher(
             self.connect,
             exchange=sink.exchange,
-            declare=lambda channel: declare_on_rabbit(channel, sink),
+            topology=lambda channel: declare_on_rabbit(channel, sink),
             fence=f"poller.relay.{sink.exchange}",
             window=window,
             patience=patience,
@@ -104,7 +104,7 @@ class RabbitBroker:
         publisher = RabbitPublisher(
             self.connect,
             exchange="",
-            declare=lambda channel: declare_queue_on_rabbit(channel, queue),
+            topology=lambda channel: declare_queue_on_rabbit(channel, queue),
             routing_key=queue,
         )
         with closing(publisher):
@@ -204,7 +204,7 @@ class RabbitPublisher:
         connect: Callable[[], Any],
         *,
         exchange: str,
-        declare: Callable[[Any], None],
+        topology: Callable[[Any], None],
         fence: str | None = None,
         routing_key: str | None = None,
         window: int = WINDOW,
@@ -212,7 +212,7 @@ class RabbitPublisher:
     ) -> None:
         self._connect = connect
         self._exchange = exchange
-        self._declare = declare
+        self._topology = topology
         self._fence = fence
         self._routing_key = routing_key
         self._window = window
@@ -234,10 +234,16 @@ class RabbitPublisher:
             if self._fence is not None:
                 # Lives as long as this connection: another one's declaration of it is refused.
                 Queue(self._fence, exclusive=True, durable=False, auto_delete=True)(self._channel).queue_declare()
-            self._declare(self._channel)
+            self._topology(self._channel)
             self._channel.confirm_select()
             self._producer = Producer(self._channel, auto_declare=False)
             self._tag = 0
+
+    def declare(self) -> None:
+        """Declare again."""
+        self.open()
+        with self._speaking():
+            self._topology(self._channel)
 
     def publish(self, messages: Sequence[Message]) -> Outcome:
         """Send with a window in flight; see :class:`~poller.broker.port.Publisher`."""

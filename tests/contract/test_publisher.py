@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from poller.broker.port import Publisher
-    from tests.contract.conftest import Bench, Rabbit
+    from tests.broker_bench import Bench, Rabbit
+
+pytest_plugins = ["tests.broker_bench"]
 
 
 def a_message(resource: str, number: int = 1, action: str = "updated") -> Message:
