@@ -231,7 +231,7 @@ class Care:
         if patient is None:
             return 0
         case, who = self._rng.choice(clinical.cases()), patient["id"]
-        templates = [*case.conditions, *case.allergies, *case.medications]
+        templates = [*case.conditions, *case.allergies, *case.medications] or [*case.vitals]
         choices = [
             self._author.copy(self._rng.choice(templates), who, None, now),
             self._author.immunization(who, now),
