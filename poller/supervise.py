@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -53,7 +53,7 @@ class Verdict(Protocol):
         ...
 
     @property
-    def evidence(self) -> dict[str, Any]:
+    def evidence(self) -> Mapping[str, Any]:
         """Statuses and findings; no ids."""
         ...
 
@@ -120,9 +120,8 @@ class Supervisor:
                     failures=failures,
                 )
                 await _wait(stop, min(_RESTART_CEILING, 0.5 * 2 ** min(failures, 8)))
-            except (
-                Exception
-            ):  # a defect of ours in one practice must not end the others; it is said, and the practice goes on
+            # A defect of ours in one practice must not end the others: it is said, and the practice goes on.
+            except Exception:  # noqa: BLE001
                 failures += 1
                 self._log.exception(
                     "an unexpected error; the practice begins again", action="practice.restart", failures=failures
