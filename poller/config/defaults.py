@@ -37,6 +37,8 @@ def merge(root: Node) -> tuple[Node, list[Problem]]:
 
 def alone(defaults: Node) -> Node:
     """The defaults as if they were a practice, so that what no practice uses is looked at too."""
+    if not isinstance(defaults.value, dict):
+        return defaults
     feeds = defaults.get("feeds")
     every = defaults.get(EVERY_FEED)
     entries = {key: node for key, node in defaults.mapping.items() if key != EVERY_FEED}

@@ -58,9 +58,9 @@ class Node:
             yield from below.walk()
 
     def plain(self) -> Any:
-        """Without lines; lists as tuples; keys whose value is null left out, so that null means the default."""
+        """Without lines; lists as tuples."""
         if isinstance(self.value, dict):
-            return {key: node.plain() for key, node in self.value.items() if node.value is not None}
+            return {key: node.plain() for key, node in self.value.items()}
         if isinstance(self.value, list):
             return tuple(node.plain() for node in self.value)
         return self.value

@@ -88,6 +88,7 @@ def _check(root: Node, path: Path) -> tuple[Config | None, list[Problem]]:
         "beside": Path.cwd() / path.parent,
         "data_dir": _data_dir(root),
         "environment": os.environ,
+        "usable": {},
     }
     merged, found = defaults.merge(root)
     clear = list(refusals.in_the_clear(root))
@@ -98,7 +99,9 @@ def _check(root: Node, path: Path) -> tuple[Config | None, list[Problem]]:
     if usual is not None and usual.value is not None:
         alone = defaults.alone(usual)
         found += [p for p, kind in _validate(PracticeConfig, alone, around, hidden)[1] if kind != "missing"]
-    given = merged.plain() | {"data_dir": str(around["data_dir"])} if root.get("data_dir") is None else merged.plain()
+    given = merged.plain()
+    if given.get("data_dir") is None:
+        given["data_dir"] = str(around["data_dir"])
     config, refused = _validate(Config, merged, around, hidden, given)
     found += [problem for problem, _ in refused]
     return (config if isinstance(config, Config) else None), found

@@ -43,9 +43,16 @@ STRATEGIES: tuple[str, ...] = get_args(Reading)
 
 
 class Section(BaseModel):
-    """A mapping of known keys."""
+    """A mapping of known keys; one left empty has its default."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_the_default(cls, said: Any) -> Any:
+        if not isinstance(said, dict):
+            return said
+        return {key: value for key, value in said.items() if value is not None or key not in cls.model_fields}
 
 
 class StoreConfig(Section):
@@ -136,11 +143,11 @@ class FeedConfig(Section):
 
     categories: tuple[Category, ...] = Field(default=(), examples=["[laboratory, vital-signs]"])
     every: Duration | None = Field(default=None, examples=["5m"])
-    cron: Cron | None = Field(default=None, examples=["*/15 7-19 * * mon-fri"])
+    cron: Cron | None = Field(default=None, examples=['"*/15 7-19 * * mon-fri"'])
     active: ActiveHours | None = Field(default=None, examples=['{hours: "07:00-19:00", days: mon-fri}'])
     sweep_every: Duration | None = Field(default=None, examples=["1h"])
     """How often everything is read by content, beside windows, which never show a delete."""
-    sweep_cron: Cron | None = Field(default=None, examples=["0 3 * * *"])
+    sweep_cron: Cron | None = Field(default=None, examples=['"0 3 * * *"'])
     page_size: int | None = Field(default=None, gt=0, le=1_000, examples=["100"])
     """Asked for only where the server is proven to take it."""
 
@@ -192,7 +199,7 @@ class PracticeConfig(Section):
     deletes: DeletesConfig = Field(default=DeletesConfig(), examples=["{max_fraction: 0.05}"])
     strategy: Reading = Field(default="auto", examples=["auto"])
     """``auto``: as the probe proves, per feed."""
-    feeds: dict[ResourceType, FeedConfig] = Field(min_length=1, examples=["{Patient: , Encounter: }"])
+    feeds: dict[ResourceType, FeedConfig] = Field(min_length=1, examples=["{Patient: {every: 5m}}"])
 
     @model_validator(mode="before")
     @classmethod
@@ -226,7 +233,7 @@ class Config(Section):
     )
     http: HttpConfig = Field(default=HttpConfig(), examples=["{listen: 127.0.0.1:9464}"])
     logging: LoggingConfig = Field(default=LoggingConfig(), examples=["{format: json}"])
-    practices: dict[str, PracticeConfig] = Field(min_length=1, examples=["{FAMLYMED: {base_url: https://…}}"])
+    practices: dict[str, PracticeConfig] = Field(min_length=1, examples=["{FAMLYMED: {…}}"])
 
     @property
     def is_embedded_store(self) -> bool:
@@ -246,6 +253,6 @@ def _with_categories(name: object, feed: Any) -> Any:
         return feed
     if isinstance(feed, FeedConfig) and "categories" not in feed.model_fields_set:
         return feed.model_copy(update={"categories": usual})
-    if isinstance(feed, dict) and "categories" not in feed:
+    if isinstance(feed, dict) and feed.get("categories") is None:
         return {**feed, "categories": usual}
     return feed

@@ -28,6 +28,8 @@ class Surroundings(TypedDict):
     """Where relative paths begin: the directory of the YAML file."""
     data_dir: Path
     environment: Mapping[str, str]
+    usable: dict[Secret, str | None]
+    """Why a key cannot be used, of each that was looked at: practices often share one, and looking takes a while."""
 
 
 class Secret(BaseModel):
@@ -103,11 +105,21 @@ def _near(path: Path) -> Path:
 
 
 def check_private_key(secret: Secret, info: ValidationInfo) -> Secret:
-    """A key that can sign RS384; looked at only while a file is loaded. A missing file says how to make one."""
-    if info.context is None:
+    """A key that can sign RS384; looked at only while a file is loaded."""
+    around: Surroundings | None = info.context
+    if around is None:
         return secret
+    usable = around["usable"]
+    if secret not in usable:
+        usable[secret] = _refusal(secret)
+    if (refusal := usable[secret]) is not None:
+        raise ValueError(refusal)
+    return secret
+
+
+def _refusal(secret: Secret) -> str | None:
     try:
         keys.load_private_key(secret.read())
     except ConfigError as error:
-        raise ValueError("; ".join(error.problems)) from None
-    return secret
+        return "; ".join(error.problems)
+    return None

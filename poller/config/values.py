@@ -148,7 +148,7 @@ def show_duration(value: dt.timedelta) -> str:
 
 def check_cron(written: str) -> str:
     """Five fields as crontab has them, by the parser of the scheduler that will use them."""
-    hint = "write five fields, minute hour day month weekday, as in: */15 7-19 * * mon-fri"
+    hint = 'write five fields, minute hour day month weekday, as in "*/15 7-19 * * mon-fri"'
     try:
         CronTrigger.from_crontab(written, timezone=dt.UTC)
     except (ValueError, KeyError, IndexError, TypeError, OverflowError, RecursionError):
