@@ -197,7 +197,7 @@ def outcome_codes(body: object) -> tuple[str, ...]:
     return tuple(
         code if isinstance(code := issue.get("code"), str) else "unknown"
         for issue in issues
-        if isinstance(issue, dict) and issue.get("severity") not in {"warning", "information"}
+        if isinstance(issue, dict) and issue.get("severity") not in ("warning", "information")
     )
 
 

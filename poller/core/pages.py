@@ -71,8 +71,7 @@ def read_page(body: object, resource_type: str, began: dt.datetime, ended: dt.da
     entries, links = body.get("entry", []), body.get("link", [])
     if not isinstance(entries, list) or not isinstance(links, list):
         return _malformed("the Bundle is not as it should be")
-    relations = {link.get("relation"): link.get("url") for link in reversed(links) if isinstance(link, dict)}
-    following, own, total = relations.get("next"), relations.get("self"), body.get("total")
+    following, own, total = _link(links, "next"), _link(links, "self"), body.get("total")
     if following is not None and not (isinstance(following, str) and following):
         return _malformed("a next link without an address")
     found: dict[str, Showing] = {}
@@ -98,12 +97,19 @@ def read_page(body: object, resource_type: str, began: dt.datetime, ended: dt.da
     )
 
 
+def _link(links: list[object], relation: str) -> object:
+    """Address of the first link of that relation; None if there is none."""
+    return next(
+        (link.get("url") for link in links if isinstance(link, dict) and link.get("relation") == relation), None
+    )
+
+
 def is_subsetted(resource: Mapping[str, Any]) -> bool:
     """Whether the server says that this is only a part of the resource; such must never become a snapshot."""
     meta = resource.get("meta")
     tags = meta.get("tag") if isinstance(meta, dict) else None
     return isinstance(tags, list) and any(
-        isinstance(tag, dict) and tag.get("code") == _SUBSETTED[1] and tag.get("system") in {_SUBSETTED[0], None}
+        isinstance(tag, dict) and tag.get("code") == _SUBSETTED[1] and tag.get("system") in (_SUBSETTED[0], None)
         for tag in tags
     )
 
@@ -121,7 +127,7 @@ def _look(entry: object, resource_type: str) -> tuple[str, dict[str, Any], bytes
     mode = search.get("mode") if isinstance(search, dict) else None
     if resource.get("resourceType") == "OperationOutcome" and resource_type != "OperationOutcome":
         return Problem.OUTCOME if faults.outcome_codes(resource) else None
-    if mode in {"include", "outcome"}:
+    if mode in ("include", "outcome"):
         return None
     return _match(resource, resource_type)
 
