@@ -94,16 +94,19 @@ def align(tolds: Sequence[Told], states: Sequence[State]) -> list[int | None]:
                 most = max(most, best[row + 1][column + 1] + _worth(states[column]))
             best[row][column] = most
     found: list[int | None] = []
-    row = column = 0
-    while row < rows:
-        if column < columns and best[row][column] == best[row][column + 1]:
+    column = 0
+    for row, told in enumerate(tolds):
+        while column < columns and best[row][column] == best[row][column + 1]:
             column += 1
-        elif column < columns and best[row][column] > best[row + 1][column]:
+        if (
+            column < columns
+            and _fits(told, states[column])
+            and best[row][column] == best[row + 1][column + 1] + _worth(states[column])
+        ):
             found.append(column)
-            row, column = row + 1, column + 1
+            column += 1
         else:
             found.append(None)
-            row += 1
     return found
 
 
