@@ -59,7 +59,7 @@ class Faults:
     types: tuple[str, ...] = ()
     """Resource types that may be hit; empty for all."""
     first: int | None = None
-    """Hit only so many calls more, then none; None for no bound."""
+    """Hit only so many times more, then never; None for no bound. Faults of pages and changes do not use it up."""
 
     def set(self, settings: Mapping[str, object]) -> None:
         """Change some switches. Raises ValueError for a name or value that is not one."""
@@ -94,13 +94,17 @@ class Faults:
         for fault in Fault:
             chance: float = getattr(self, fault.value)
             if chance and rng.random() < chance:
-                if self.first is not None:
-                    self.first -= 1
+                self._use_up()
                 return fault
         return None
 
     def delay(self, rng: random.Random, kind: CallKind, resource_type: str | None) -> float:
         """Seconds for which this answer is held."""
         if self.slow and self.hits(kind, resource_type) and rng.random() < self.slow:
+            self._use_up()
             return self.slow_seconds
         return 0.0
+
+    def _use_up(self) -> None:
+        if self.first is not None:
+            self.first -= 1
