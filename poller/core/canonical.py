@@ -51,7 +51,7 @@ def digests(resource: Mapping[str, Any], key: bytes) -> tuple[bytes, dict[str, s
     whole = hmac.digest(key, jsontext.dumps(content, sort_keys=True), "sha256")
     grouped: dict[str, dict[str, Any]] = {}
     for name, value in content.items():
-        grouped.setdefault(name.removeprefix("_"), {})[name] = value
+        grouped.setdefault(_storable(name.removeprefix("_")), {})[name] = value
     elements = {
         name: hmac.digest(key, jsontext.dumps(values, sort_keys=True), "sha256").hex()[:_ELEMENT_DIGITS]
         for name, values in grouped.items()
@@ -101,6 +101,11 @@ def reduce(sighting: Sighting, key: bytes) -> Version:
     )
 
 
+def _storable(text: str) -> str:
+    """The text without U+0000, which FHIR forbids (R4 §2.24.0.1) and Postgres refuses: one such resource would hold up its whole batch."""
+    return text.replace("\x00", "\N{REPLACEMENT CHARACTER}")
+
+
 def _instant(value: object) -> dt.datetime | None:
     """A FHIR instant in UTC, or None if it is none: the server's claim is passed on, never relied on."""
     if not isinstance(value, str):
@@ -118,17 +123,19 @@ def _codes(value: object) -> Iterator[str]:
         codings = concept.get("coding") if isinstance(concept, dict) else None
         for coding in codings if isinstance(codings, list) else []:
             if isinstance(coding, dict) and isinstance(code := coding.get("code"), str):
-                yield code
+                yield _storable(code)
 
 
 def _status(resource: Mapping[str, Any]) -> str | None:
     if isinstance(status := resource.get("status"), str):
-        return status
+        return _storable(status)
     return next(_codes(resource.get("clinicalStatus")), None)
 
 
 def _is_entered_in_error(resource: Mapping[str, Any]) -> bool:
-    return resource.get("status") == _ENTERED_IN_ERROR or _ENTERED_IN_ERROR in _codes(resource.get("verificationStatus"))
+    return resource.get("status") == _ENTERED_IN_ERROR or _ENTERED_IN_ERROR in _codes(
+        resource.get("verificationStatus")
+    )
 
 
 def _patient(resource: Mapping[str, Any]) -> str | None:
@@ -136,14 +143,18 @@ def _patient(resource: Mapping[str, Any]) -> str | None:
         target = resource.get(name)
         reference = target.get("reference") if isinstance(target, dict) else None
         if isinstance(reference, str) and "Patient/" in reference:
-            return reference.rpartition("Patient/")[2].partition("/")[0] or None
+            return _storable(reference.rpartition("Patient/")[2].partition("/")[0]) or None
     return None
 
 
 def _replaced_by(resource: Mapping[str, Any]) -> str | None:
     links = resource.get("link")
     for link in links if isinstance(links, list) else []:
-        if isinstance(link, dict) and link.get("type") == "replaced-by" and isinstance(other := link.get("other"), dict):
+        if (
+            isinstance(link, dict)
+            and link.get("type") == "replaced-by"
+            and isinstance(other := link.get("other"), dict)
+        ):
             reference = other.get("reference")
-            return reference if isinstance(reference, str) else "unknown"
+            return _storable(reference) if isinstance(reference, str) else "unknown"
     return None
