@@ -119,9 +119,10 @@ class DeleteStore:
             ).all()
             state = connection.execute(
                 text(
-                    "SELECT state FROM poller.absence WHERE practice = :practice AND resource_type = :resource_type AND id = :id FOR UPDATE"
+                    "SELECT state FROM poller.absence WHERE practice = :practice AND resource_type = :resource_type AND id = :id"
+                    " AND first_missing_at = :first_missing_at FOR UPDATE"  # seen meanwhile and missing again is another absence
                 ),
-                key,
+                key | {"first_missing_at": absence.first_missing_at},
             ).scalar()
             stored = stored_of(rows[0]) if rows else None
             if (
@@ -144,6 +145,13 @@ class DeleteStore:
         return Settled.DELETED
 
     def _allowed(self, connection: Connection, key: dict[str, Any], breaker: Breaker, now: dt.datetime) -> int:
+        # Two that count at once would each see room for one more: the feed's row lets them count one after the other.
+        connection.execute(
+            text(
+                "SELECT FROM poller.feed WHERE practice = :practice AND resource_type = :resource_type FOR NO KEY UPDATE"
+            ),
+            key,
+        )
         count = connection.execute(sql("count_deletes"), key | {"since": now - breaker.window}).one()
         return deletes_allowed(count.live, count.lately, breaker.max_fraction, breaker.min_count)
 

@@ -108,8 +108,9 @@ class Repository:
             if new_members:
                 connection.execute(sql("insert_members"), self._target(context) | columns.keys(new_members))
             if latest and not context.keep_absences:
+                began = {"began": [version.began for version in latest.values()]}
                 connection.execute(
-                    sql("clear_absences"), {"practice": context.lease.practice} | columns.keys(list(latest))
+                    sql("clear_absences"), {"practice": context.lease.practice} | columns.keys(list(latest)) | began
                 )
             if end is not None:
                 self._end(connection, context, end, now, recorded)
