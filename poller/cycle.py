@@ -10,7 +10,7 @@ import asyncio
 import datetime as dt
 import functools
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import structlog
@@ -242,17 +242,28 @@ class Cycle:
                 status=reading.failure.status,
                 detail=reading.failure.detail,
             )
-        for reloaded in await asyncio.to_thread(
-            self._store.targets, self._config.code, self._config.patients.names, target.key
-        ):
-            self._states[target.key] = reloaded
+        if not await self._reload(target):
+            return  # retired while it was read
+        if target.kind is Kind.SWEEP:
+            await self._reload(
+                replace(target, kind=Kind.WINDOW)
+            )  # the sweep has told the window beside it where to start
         if target.resource_type == "Patient" and any(
             action in {Action.CREATED, Action.RESTORED} for _, action in progress.changes
         ):
             await self.register_targets()
         if self.after_pass is not None:
             missed = sorted(set(end.judged) - set(progress.seen)) if target.kind is Kind.WINDOW and end.counts else []
-            self.after_pass(PassReport(target, reading.failure, reloaded.failures, tuple(missed)))
+            self.after_pass(PassReport(target, reading.failure, self._states[target.key].failures, tuple(missed)))
+
+    async def _reload(self, target: Target) -> bool:
+        """Take the target's state from the store; whether it is still in force."""
+        loaded = await asyncio.to_thread(
+            self._store.targets, self._config.code, self._config.patients.names, target.key
+        )
+        for state in loaded:
+            self._states[target.key] = state
+        return bool(loaded)
 
     def observe_lateness(self) -> None:
         """Say which feeds are late: what was owed a whole read and did not get it."""
