@@ -152,6 +152,10 @@ class Rabbit(_Bench):
     def consumer(self) -> Any:
         return Connection(self.url)
 
+    def for_consumers(self) -> dict[str, str]:
+        """The sample consumer's environment."""
+        return {"BROKER_URL": self.url}
+
     def unbind(self) -> None:
         with Connection(self.url) as connection:
             connection.channel().queue_unbind(self.sink.queues[0], self.sink.exchange, "fhir.*.*.*")
@@ -195,6 +199,11 @@ class Pgmq(_Bench):
 
     def consumer(self) -> Any:
         return Connection("pgmq://", transport_options=consumer_options(self.conninfo) | {"wait_time_seconds": 1})
+
+    def for_consumers(self) -> dict[str, str]:
+        """The sample consumer's environment."""
+        options = consumer_options(self.conninfo)
+        return {"BROKER_URL": "pgmq://", "QUEUE_DATABASE": str(options["conn_string"]), "VISIBILITY_TIMEOUT": "3"}
 
     def unbind(self) -> None:
         with psycopg.connect(self.conninfo) as connection:

@@ -55,6 +55,7 @@ def consumer_options(conninfo: str) -> dict[str, Any]:
         "init_extension": False,
         "fifo_mode": "round_robin",
         "visibility_timeout": VISIBILITY_TIMEOUT,
+        "polling_interval": 0.2,
     }
 
 
