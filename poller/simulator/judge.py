@@ -133,12 +133,20 @@ def _compare(sheet: Sheet, key: Key, tolds: Sequence[Told], states: Sequence[Sta
         if index is not None:
             _measure(sheet, told, states[index], every)
     for at, state in enumerate(states):
+        if state.counted and at not in told_states and _came_back(at, states, told_states):
+            continue
         sheet.changes += state.counted
         if state.counted and at not in told_states:
             until = (
                 "final" if state.until is None else f"current for {(state.until - state.since).total_seconds():.1f} s"
             )
             sheet.findings.append(Finding("missed", key, "delete, " + until if state.content is None else until))
+
+
+def _came_back(at: int, states: Sequence[State], told_states: set[int]) -> bool:
+    """Whether a state is the last known one again, with nothing between that was owed or told: to a reader nothing happened."""
+    before = next((index for index in range(at - 1, 0, -1) if states[index].counted or index in told_states), 0)
+    return at > 0 and states[before].content == states[at].content
 
 
 def _measure(sheet: Sheet, told: Told, state: State, every: float) -> None:

@@ -245,6 +245,12 @@ def test_deleted_and_restored() -> None:
     assert row(verdict(truth, [FIRST]))["missed"] == 2
 
 
+def test_away_and_back_between_two_passes_is_nothing_to_a_reader() -> None:
+    result = verdict(history((-100, A), (10, None), (12, A)), [FIRST])
+    assert result["ok"], result["breaches"]
+    assert row(result)["changes"] == 0
+
+
 def test_events_that_wait_for_the_broker_are_late_but_whole() -> None:
     truth = history((-100, A), (10, B), (30, A), (50, B))
     result = verdict(truth, [FIRST, event(60, B, 2), event(60, A, 3), event(60, B, 4)])
