@@ -98,7 +98,7 @@ def create_app(world: World, clock: Callable[[], dt.datetime] | None = None) -> 
 class SimulatorServer:
     """The simulator on a port of loopback, in a thread of its own, as a context manager.
 
-    ``port`` 0 takes a free one. With ``changes_per_second`` the practices live in real time; without, only what is done by hand happens.
+    ``port`` 0 takes a free one; OSError if it is taken. With ``changes_per_second`` the practices live in real time; without, only what is done by hand happens.
     """
 
     def __init__(
@@ -109,7 +109,11 @@ class SimulatorServer:
         self._rate = changes_per_second
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._socket.bind((host, port))
+        try:
+            self._socket.bind((host, port))
+        except OSError:
+            self._socket.close()
+            raise
         self._address = self._socket.getsockname()
         self._failed: BaseException | None = None
         settings = uvicorn.Config(
