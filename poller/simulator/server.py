@@ -98,7 +98,8 @@ def create_app(world: World, clock: Callable[[], dt.datetime] | None = None) -> 
 class SimulatorServer:
     """The simulator on a port of loopback, in a thread of its own, as a context manager.
 
-    ``port`` 0 takes a free one; OSError if it is taken. With ``changes_per_second`` the practices live in real time; without, only what is done by hand happens.
+    ``port`` 0 takes a free one; OSError if it is taken.
+    With ``changes_per_second`` the practices live in real time; without, only what is done by hand happens.
     """
 
     def __init__(
