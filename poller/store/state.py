@@ -47,10 +47,12 @@ class LeaseKeeper:
     def take(self, practice: str) -> Lease:
         """Take the practice. Raises LeaseTaken while another process holds it."""
         with self._guard:
-            if self._connection is None or not self._answers(self._connection):
-                self._connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-                self._connection.detach()  # its session is the lease; the pool must not recycle it
-            return self._take(self._connection, practice)
+            connection = self._standing()
+            if connection is None:
+                connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+                connection.detach()  # its session is the lease; the pool must not recycle it
+                self._connection = connection
+            return self._take(connection, practice)
 
     @staticmethod
     def _take(connection: Connection, practice: str) -> Lease:
@@ -65,21 +67,24 @@ class LeaseKeeper:
     def alive(self) -> bool:
         """Whether the session that holds the leases still exists."""
         with self._guard:
-            return self._connection is not None and self._answers(self._connection)
+            return self._standing() is not None
 
-    @staticmethod
-    def _answers(connection: Connection) -> bool:
-        try:
-            connection.execute(text("SELECT 1"))
-        except DBAPIError:
-            return False
-        return True
+    def _standing(self) -> Connection | None:
+        """The session, if it still answers. One that broke is let go: SQLAlchemy would open another in its place, without the locks."""
+        if self._connection is not None:
+            try:
+                self._connection.execute(text("SELECT 1"))
+            except DBAPIError:
+                self._connection.close()
+                self._connection = None
+        return self._connection
 
     def close(self) -> None:
         """Give everything back."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        with self._guard:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
 
 
 class StateStore:
