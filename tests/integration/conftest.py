@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import itertools
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -144,6 +145,13 @@ class Practice:
         with self.engine.connect() as connection:
             return connection.execute(text(statement), binds).all()
 
+    def someone_waits(self) -> bool:
+        """Whether a session of this database waits for a lock."""
+        waiting = (
+            "SELECT FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE datname = current_database() AND NOT granted"
+        )
+        return bool(self.rows(waiting))
+
     def tables(self) -> dict[str, list[tuple[Any, ...]]]:
         """Everything that a commit can write."""
         with self.engine.connect() as connection:
@@ -151,6 +159,21 @@ class Practice:
                 table: sorted(map(tuple, connection.execute(text(f"SELECT * FROM poller.{table}"))), key=repr)  # noqa: S608
                 for table in TABLES
             }
+
+    @contextmanager
+    def at_next_commit(self, act: Callable[[Any], None]) -> Iterator[None]:
+        """Calls ``act`` with the connection when the next transaction is about to commit, and for no other."""
+        once = threading.Semaphore()
+
+        def before(connection: Any) -> None:
+            if once.acquire(blocking=False):
+                act(connection)
+
+        event.listen(self.engine, "commit", before)
+        try:
+            yield
+        finally:
+            event.remove(self.engine, "commit", before)
 
     @contextmanager
     def failing_before(self, statement: int, break_it: Callable[[Any], None]) -> Iterator[list[str]]:
