@@ -28,6 +28,9 @@ LOCK_OUT_MARGIN = 2.0
 LONGEST_LOCK_OUT = 900.0
 """Seconds. A ``Retry-After`` beyond this is not believed."""
 
+_ROUNDING = 1e-9
+"""0.29 of 100 is 29, whatever floats say."""
+
 _MINUTE = 60.0
 _MICROSECONDS = 1_000_000
 
@@ -53,8 +56,11 @@ class Permit:
 
 
 def pace(limit: int, share: float = 1.0) -> float:
-    """Calls a minute at which to leave, for a limit of ``limit`` calls a minute of which ``share`` (0 to 1] is ours."""
-    return PACE * limit * share
+    """Calls a minute at which to leave, for a limit of ``limit`` calls a minute of which ``share`` (0 to 1] is ours.
+
+    The share is cut down to whole calls, since a part of a call cannot be left out; at least one.
+    """
+    return PACE * max(1, math.floor(limit * share + _ROUNDING))
 
 
 def spacing(per_minute: float) -> float:

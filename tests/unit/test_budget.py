@@ -67,7 +67,7 @@ def test_whatever_is_asked_and_used_no_more_than_the_limit_arrives_in_any_60_sec
                 left = permit.not_before + (permit.not_after - permit.not_before) * lateness
                 departures.append(left)
                 arrivals.append(left + (jitter if number % 2 else 1 - jitter))
-    ours = max(1.0, limit * share)
+    ours = max(1, int(limit * share))
     assert most_within(60.0, departures) <= ours
     assert most_within(60.0, arrivals) <= ours
 
