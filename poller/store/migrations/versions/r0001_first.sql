@@ -205,7 +205,8 @@ CREATE TABLE poller.cursor (
   PRIMARY KEY (sink, practice)
 );
 
--- Makes the monthly partitions from last month to the next; the default partitions catch what no one foresaw, so nothing is refused.
+-- Makes the partitions of this month and the next; the default partitions catch what no one foresaw, so nothing is refused. A month that
+-- has rows there already stays there: moving them would lock the log.
 CREATE FUNCTION poller.ensure_partitions(today date) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
 DECLARE
@@ -218,10 +219,14 @@ BEGIN
       IF to_regclass(format('poller.%I', base || '_' || to_char(month, 'YYYYMM'))) IS NULL THEN
         PERFORM pg_advisory_xact_lock(hashtext('poller.ensure_partitions'));
         IF to_regclass(format('poller.%I', base || '_' || to_char(month, 'YYYYMM'))) IS NULL THEN
-          EXECUTE format(
-            'CREATE TABLE poller.%I PARTITION OF poller.%I FOR VALUES FROM (%L) TO (%L)',
-            base || '_' || to_char(month, 'YYYYMM'), base,
-            month::timestamp AT TIME ZONE 'UTC', (month + interval '1 month')::timestamp AT TIME ZONE 'UTC');
+          BEGIN
+            EXECUTE format(
+              'CREATE TABLE poller.%I PARTITION OF poller.%I FOR VALUES FROM (%L) TO (%L)',
+              base || '_' || to_char(month, 'YYYYMM'), base,
+              month::timestamp AT TIME ZONE 'UTC', (month + interval '1 month')::timestamp AT TIME ZONE 'UTC');
+          EXCEPTION WHEN check_violation THEN
+            NULL;
+          END;
         END IF;
       END IF;
     END LOOP;
