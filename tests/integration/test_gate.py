@@ -115,14 +115,17 @@ def most_within(seconds: float, instants: list[float]) -> int:
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize(("limit", "gates", "latency"), [(250, 1, 2.4), (250, 3, 1.0), (60, 1, 0.2), (3000, 1, 0.1)])
+@pytest.mark.parametrize(
+    ("limit", "gates", "latency", "round_trip"),
+    [(250, 1, 2.4, 0.01), (250, 1, 2.0, 0.3), (250, 3, 1.0, 0.01), (60, 1, 0.2, 0.01), (3000, 1, 0.1, 0.05)],
+)
 def test_work_that_waits_uses_95_percent_and_no_60_seconds_see_more_than_the_limit(
-    seed: int, limit: int, gates: int, latency: float
+    seed: int, limit: int, gates: int, latency: float, round_trip: float
 ) -> None:
     """Broken on purpose: without ``_ask_ahead`` the grant is not used up at 3000 a minute; with PACE = 1 the bound breaks."""
 
     async def main() -> None:
-        scene = Scene(limit, rng=random.Random(seed))  # noqa: S311
+        scene = Scene(limit, rng=random.Random(seed), round_trip=round_trip)  # noqa: S311
         opened = [scene.gate() for _ in range(gates)]
         end = scene.loop.time() + 300
 
@@ -273,6 +276,37 @@ def test_one_cancelled_in_the_very_step_in_which_it_is_let_in(monkeypatch: pytes
         monkeypatch.undo()
         await scene.call(gate)
         assert len(scene.departures) == 1
+
+    virtually(main())
+
+
+def test_a_caller_that_wakes_too_late_or_into_a_lock_out_does_not_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stalled process (here: two seconds between being let in and going on) burns its permit."""
+
+    async def main() -> None:
+        scene = Scene()
+        gate = scene.gate()
+        let_in = gate._hand_over
+        loop = scene.loop
+        assert isinstance(loop, VirtualLoop)
+
+        def let_in_and_stall() -> None:
+            monkeypatch.setattr(gate, "_hand_over", let_in_and_lock_out)
+            let_in()
+            loop.virtual += 2
+
+        def let_in_and_lock_out() -> None:
+            monkeypatch.setattr(gate, "_hand_over", let_in)
+            locking.append(loop.create_task(gate.lock_out(30)))
+            let_in()
+
+        locking: list[asyncio.Task[None]] = []
+        monkeypatch.setattr(gate, "_hand_over", let_in_and_stall)
+        started = loop.time()
+        await scene.call(gate)
+        assert locking
+        assert started + 32 <= scene.departures[0] <= started + 33
+        assert gate.in_flight == 0
 
     virtually(main())
 
