@@ -135,6 +135,10 @@ class Installation:
         """The absences, for the operator's word on them."""
         return DeleteStore(self.engine(postgres.ENGINE, 1))
 
+    def start_epoch(self, practice: str) -> int:
+        """Begin a new epoch of a practice's log; returns its number. Raises NotFound."""
+        return EventLog(self.engine(postgres.ENGINE, 1)).start_epoch(practice)
+
     def practice(self, code: str) -> PracticeConfig:
         """A practice by its code. Raises NotFound with the codes there are."""
         if code not in self.config.practices:

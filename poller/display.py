@@ -1,0 +1,177 @@
+"""What a terminal shows: the demo's live table, a tailed event, the versions of a resource."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from poller.core import jsontext
+from poller.demo import Demo
+from poller.simulator.judge import Received
+from poller.store.log import HistoryRow
+
+_LATEST = 12
+_REFRESH = 0.5
+
+
+def watch(demo: Demo) -> dict[str, Any]:
+    """Run the demo with a live table; where there is no terminal, with a line for each event."""
+    console = Console()
+    verdict: dict[str, Any] = {}
+    failure: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            verdict.update(demo.run())
+        except BaseException as error:  # noqa: BLE001 - raised again below, on the main thread
+            failure.append(error)
+
+    thread = threading.Thread(target=work, name="demo")
+    thread.start()
+    (_live if console.is_terminal else _plain)(console, demo, thread)
+    thread.join()
+    if failure:
+        raise failure[0]
+    return verdict
+
+
+def _live(console: Console, demo: Demo, thread: threading.Thread) -> None:
+    with Live(console=console, refresh_per_second=4, transient=False) as live:
+        while thread.is_alive():
+            live.update(_screen(demo))
+            thread.join(_REFRESH)
+        live.update(_screen(demo))
+
+
+def _plain(console: Console, demo: Demo, thread: threading.Thread) -> None:
+    shown = 0
+    while thread.is_alive():
+        thread.join(_REFRESH)
+        received = list(demo.view.received)
+        for one in received[shown:]:
+            console.print(_row_text(one), highlight=False)
+        shown = len(received)
+
+
+def _screen(demo: Demo) -> Group:
+    view = demo.view
+    practices = Table(
+        "practice", "read", "patients", "calls in 60 s", "limit", "events", "created", "updated", "deleted", "baseline",
+        title=f"poller demo: {view.phase}  (Ctrl-C stops the changes and judges the run)", expand=False,
+    )  # fmt: skip
+    world = view.server.world
+    for code, practice in world.practices.items():
+        events = view.events(code)
+        recent = [call for call in world.calls(code) if call.arrived > time.monotonic() - 60]
+        news = [one for one in events if one.event["origin"] != "baseline"]
+        actions = [_action(one.event) for one in news]
+        practices.add_row(
+            code,
+            "patient by patient" if practice.spec.mode == "ecw" else "_lastUpdated windows",
+            str(len(world.written(code, "Patient"))),
+            str(len(recent)),
+            str(practice.spec.limit),
+            str(len(events)),
+            str(actions.count("created")),
+            str(actions.count("updated")),
+            str(actions.count("deleted")),
+            str(len(events) - len(news)),
+        )
+    latest = Table("at", "practice", "event", "what changed", title="latest events on the queue", expand=False)
+    for one in [one for one in list(view.received) if one.event["origin"] != "baseline"][-_LATEST:]:
+        latest.add_row(
+            f"{one.arrived:%H:%M:%S}", one.practice, f"{one.key[0]} {_action(one.event)}", _patched(one.event)
+        )
+    return Group(practices, latest)
+
+
+def _row_text(one: Received) -> Text:
+    return Text(
+        f"{one.arrived:%H:%M:%S} {one.practice} {one.key[0]:<18} {_action(one.event):<10} {one.event['origin']:<9} {_patched(one.event)}"
+    )
+
+
+def _action(event: Mapping[str, Any]) -> str:
+    return str(event["type"]).split(".")[-2]
+
+
+def _patched(event: Mapping[str, Any]) -> str:
+    data = event["data"]
+    names = data.get("changed") or sorted(
+        {str(step["path"]).split("/")[1] for step in data.get("patch", ()) if "/" in step["path"]}
+    )
+    return ", ".join(names)
+
+
+def event_line(body: bytes) -> str:
+    """One event for a person: when, what, which resource, what changed."""
+    event = jsontext.loads(body)
+    practice = str(event["source"]).rstrip("/").rpartition("/")[2]
+    return "  ".join(
+        (
+            str(event["time"]),
+            practice,
+            str(event["sequence"]),
+            _action(event),
+            str(event["subject"]),
+            str(event["origin"]),
+            _patched(event),
+        )
+    )
+
+
+def print_verdict(verdict: Mapping[str, Any]) -> None:
+    """The judge's figures, a practice a row."""
+    table = Table(
+        "practice", "changes", "missed", "false", "out of order", "duplicates", "deletes", "calls in 60 s", "delay p50", "p95", "p99",
+        title="judged against the simulator's truth",
+    )  # fmt: skip
+    for code, row in verdict["practices"].items():
+        delays = row["delay_seconds"]
+        figures = ("changes", "missed", "false", "out_of_order", "duplicates", "deletes", "max_calls_in_60s")
+        shown = [f"{delays[name]:.1f} s" if delays[name] is not None else "-" for name in ("p50", "p95", "p99")]
+        table.add_row(code, *(str(row[name]) for name in figures), *shown)
+    console = Console()
+    console.print(table)
+    console.print("[green]every promise kept[/]" if verdict["ok"] else "[red]a promise was broken[/]")
+
+
+def history_table(rows: Sequence[HistoryRow]) -> Table:
+    """The versions of a resource, oldest first."""
+    table = Table("version", "recorded at", "action", "origin", "status", "changed", "sequence")
+    for row in rows:
+        table.add_row(
+            str(row.version),
+            f"{row.recorded_at:%Y-%m-%d %H:%M:%S}",
+            row.action.value,
+            row.origin.value if row.origin is not None else "-",
+            row.status or "-",
+            ", ".join(row.changed) or "-",
+            row.sequence or "-",
+        )
+    return table
+
+
+def history_lines(rows: Sequence[HistoryRow]) -> Iterator[str]:
+    """The versions as JSON, one a line, with the resource."""
+    for row in rows:
+        yield jsontext.dumps(
+            {
+                "version": row.version,
+                "action": row.action.value,
+                "recordedAt": row.recorded_at.isoformat(),
+                "origin": row.origin.value if row.origin is not None else None,
+                "changed": list(row.changed),
+                "sequence": row.sequence,
+                "id": row.event_id,
+                "evidence": row.evidence,
+                "resource": dict(row.body) if row.body is not None else None,
+            }
+        ).decode()
