@@ -84,7 +84,7 @@ def migrate(conninfo: str) -> None:
         raise StoreError(
             f"Postgres cannot be reached or refuses the login ({_sqlstate(error)}); see store.url"
         ) from None
-    except DBAPIError as error:
+    except (DBAPIError, psycopg.Error) as error:
         raise StoreError(
             f"the schema could not be brought up to date ({_sqlstate(error)}); the login needs CREATEROLE and CREATE on the database"
         ) from None
@@ -92,9 +92,10 @@ def migrate(conninfo: str) -> None:
         engine.dispose()
 
 
-def _sqlstate(error: DBAPIError) -> str:
-    state = getattr(error.orig, "sqlstate", None)
-    return f"SQLSTATE {state}" if state else type(error.orig).__name__
+def _sqlstate(error: DBAPIError | psycopg.Error) -> str:
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    state = getattr(cause, "sqlstate", None)
+    return f"SQLSTATE {state}" if state else type(cause).__name__
 
 
 def prove_digest_key(engine: Engine, key: bytes) -> None:

@@ -3,6 +3,8 @@
 DO $$
 DECLARE
   wanted text;
+  -- Since PostgreSQL 16 whoever makes a role is a member of it without the right to act as it.
+  right_to_act CONSTANT text := CASE WHEN current_setting('server_version_num')::integer >= 160000 THEN 'SET' ELSE 'MEMBER' END;
 BEGIN
   FOREACH wanted IN ARRAY ARRAY['poller_owner', 'poller_engine', 'poller_relay', 'poller_reader', 'poller_status'] LOOP
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = wanted) THEN
@@ -12,7 +14,7 @@ BEGIN
         NULL; -- made by another migration in the meantime, which is all we want
       END;
     END IF;
-    IF NOT pg_has_role(current_user, wanted, 'MEMBER') THEN
+    IF NOT pg_has_role(current_user, wanted, right_to_act) THEN
       EXECUTE format('GRANT %I TO %I', wanted, current_user);
     END IF;
   END LOOP;
