@@ -1,0 +1,131 @@
+"""Each Postgres role can do what it must, and nothing beside it."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+
+from poller.store.engine import ENGINE, OWNER, READER, RELAY, STATUS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CONTENT = ("snapshot", "history", "event", "member", "patient")
+TABLES = (*CONTENT, "target", "absence", "feed", "cursor", "lease", "budget", "practice_log", "installation")
+COUNTING = {
+    "target": "practice, resource_type, kind, category, live, registered_at, retired_at, cursor_at, baseline_at, last_began,"
+    " complete_began, complete_ended, coverage, failure, failures, unproven_streak, reread",
+    "absence": "practice, resource_type, state, reason, first_missing_at, passes, checks",
+}
+WRITES: dict[str, dict[str, set[str]]] = {
+    ENGINE: {
+        "INSERT": set(TABLES) - {"cursor"},
+        "UPDATE": set(TABLES) - {"cursor", "event", "history", "installation"},
+        "DELETE": {"member", "absence"},
+    },
+    RELAY: {"INSERT": {"cursor"}, "UPDATE": {"cursor"}, "DELETE": set()},
+    READER: {"INSERT": set(), "UPDATE": set(), "DELETE": set()},
+    STATUS: {"INSERT": set(), "UPDATE": set(), "DELETE": set()},
+}
+READS = {
+    ENGINE: set(TABLES),
+    RELAY: {"practice_log", "history", "event", "cursor"},
+    READER: set(TABLES),
+    STATUS: {"practice_log", "lease", "budget", "feed", "cursor"},
+}
+
+
+@pytest.fixture(params=[ENGINE, RELAY, READER, STATUS])
+def role(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def acting(database_url: str, role: str) -> Iterator[psycopg.Connection]:
+    with closing(psycopg.connect(database_url, autocommit=True)) as connection:
+        connection.execute(f'SET ROLE "{role}"')
+        yield connection
+
+
+def allowed(acting: psycopg.Connection, statement: str) -> bool:
+    try:
+        acting.execute(statement)
+    except psycopg.errors.InsufficientPrivilege:
+        return False
+    return True
+
+
+def test_every_table_is_in_this_tests_lists(database_url: str) -> None:
+    with closing(psycopg.connect(database_url)) as connection:
+        found = connection.execute(
+            "SELECT relname FROM pg_class WHERE relnamespace = 'poller'::regnamespace AND relkind IN ('r', 'p', 'v', 'm')"
+            " AND NOT relispartition"
+        )
+        assert {name for (name,) in found} == set(TABLES)
+
+
+def test_reading(acting: psycopg.Connection, role: str) -> None:
+    assert {table for table in TABLES if allowed(acting, f"SELECT * FROM poller.{table}")} == READS[role]  # noqa: S608
+
+
+def test_writing(acting: psycopg.Connection, database_url: str, role: str) -> None:
+    with closing(psycopg.connect(database_url)) as owner:
+        columns = {
+            table: [name for (name,) in owner.execute(
+                "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0", (f"poller.{table}",)
+            )]
+            for table in TABLES
+        }  # fmt: skip
+    for table in TABLES:
+        first = columns[table][0]
+        nulls = ", ".join("NULL" for _ in columns[table])
+        insert = f"INSERT INTO poller.{table} SELECT {nulls} WHERE false"
+        assert allowed(acting, insert) == (table in WRITES[role]["INSERT"]), f"INSERT {table}"
+        update = f"UPDATE poller.{table} SET {first} = NULL WHERE false"  # noqa: S608
+        assert allowed(acting, update) == (table in WRITES[role]["UPDATE"]), f"UPDATE {table}"
+        delete = f"DELETE FROM poller.{table} WHERE false"  # noqa: S608
+        assert allowed(acting, delete) == (table in WRITES[role]["DELETE"]), f"DELETE {table}"
+        assert not allowed(acting, f"TRUNCATE poller.{table}"), f"TRUNCATE {table}"
+
+
+def test_partitions_are_no_way_round(acting: psycopg.Connection, role: str) -> None:
+    for partition in ("history_default", "event_default"):
+        assert not allowed(acting, f"DELETE FROM poller.{partition} WHERE false"), role  # noqa: S608
+        assert not allowed(acting, f"UPDATE poller.{partition} SET practice = NULL WHERE false"), role  # noqa: S608
+
+
+def test_changing_the_schema(acting: psycopg.Connection, role: str) -> None:
+    assert not allowed(acting, "CREATE TABLE poller.mine (id text)")
+    assert not allowed(acting, "ALTER TABLE poller.event DISABLE TRIGGER ALL")
+    assert not allowed(acting, "DROP TABLE poller.cursor")
+    assert allowed(acting, "SELECT poller.ensure_partitions('2026-11-22')") == (role == ENGINE)
+
+
+def test_status_counts_without_seeing_ids_or_content(database_url: str) -> None:
+    with closing(psycopg.connect(database_url, autocommit=True)) as acting:
+        acting.execute(f'SET ROLE "{STATUS}"')
+        for table, columns in COUNTING.items():
+            assert allowed(acting, f"SELECT {columns} FROM poller.{table}")  # noqa: S608
+        for table, hidden in (
+            ("target", "target"),
+            ("target", "patient"),
+            ("target", "sweep_found"),
+            ("absence", "id"),
+            ("absence", "target"),
+        ):
+            assert not allowed(acting, f"SELECT {hidden} FROM poller.{table}")  # noqa: S608
+
+
+def test_no_role_may_act_as_another_or_log_in(database_url: str) -> None:
+    with closing(psycopg.connect(database_url)) as connection:
+        roles = [OWNER, ENGINE, RELAY, READER, STATUS]
+        rows = connection.execute(
+            "SELECT rolname, rolcanlogin, rolsuper, rolcreaterole, rolcreatedb, rolbypassrls,"
+            " EXISTS (SELECT FROM pg_auth_members WHERE member = pg_roles.oid) FROM pg_roles WHERE rolname = ANY (%s)",
+            (roles,),
+        ).fetchall()
+    assert {row[0] for row in rows} == set(roles)
+    assert not any(any(row[1:]) for row in rows)
