@@ -145,7 +145,7 @@ class Authorization:
             "client_assertion_type": ASSERTION_TYPE,
         }
         try:
-            key = keys.load_private_key(self._practice.key.read())  # each time: a key may be replaced while we run
+            key = await asyncio.to_thread(self._load_key)
         except ConfigError:
             failure = Failure(
                 FailureKind.UNAUTHORIZED, None, "the private key cannot be read, or is none that signs RS384"
@@ -157,6 +157,10 @@ class Authorization:
             verdict, token = self._read(answer)
             await self._obey(verdict, answer)
         return verdict, token or verdict.failure
+
+    def _load_key(self) -> RSAPrivateKey:
+        """The key as it is now, since it may be replaced while we run. On a thread: checking it takes a tenth of a second."""
+        return keys.load_private_key(self._practice.key.read())
 
     def _read(self, answer: Exchange | Broken) -> tuple[Verdict, Token | None]:
         if isinstance(answer, Broken):
