@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import json
+import shlex
 import signal
 import sys
 import threading
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -18,6 +19,7 @@ from rich.table import Table
 from poller import config as configuration
 from poller import display, keys, logs
 from poller.app import Engine, Installation, sinks_of
+from poller.broker.pgmq import consumer_options
 from poller.config import Config
 from poller.core.sink import Only
 from poller.demo import Demo, summary
@@ -55,8 +57,24 @@ def main() -> None:
         sys.exit(error.exit_code)
 
 
+def _make_simulator_key(path: Path) -> Path:
+    """The key that the shipped configuration reads the simulator with; made at first use, so that the file runs as it is."""
+    key = configuration.data_directory(path) / "keys" / "simulator.pem"
+    try:
+        wanted = not path.exists() or "$data_dir/keys/simulator.pem" in path.read_text(
+            encoding="utf-8", errors="replace"
+        )
+    except OSError:
+        wanted = False  # what is wrong with the file is said when it is loaded
+    if wanted and not key.exists():
+        key.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        keys.new_key(key)
+    return key
+
+
 def _load(path: Path) -> Config:
     """The configuration, with the logs set up as it says. Raises ConfigError."""
+    _make_simulator_key(path)
     loaded = configuration.load(path)
     logs.configure(loaded.logging.format, loaded.logging.level)
     return loaded
@@ -65,6 +83,7 @@ def _load(path: Path) -> Config:
 @app.command()
 def check(config: ConfigOption = DEFAULT_CONFIG) -> None:
     """Read the configuration and say everything that is wrong with it. Starts nothing."""
+    _make_simulator_key(config)
     if problems := configuration.problems(config):
         raise ConfigError(problems)
     loaded = configuration.load(config)
@@ -117,17 +136,14 @@ def demo(
 
 @app.command()
 def simulator(
-    port: Annotated[int, typer.Option(help="Port on loopback.")] = PORT,
+    port: Annotated[int, typer.Option(envvar="POLLER_SIMULATOR_PORT", help="Port on loopback.")] = PORT,
     changes: Annotated[float, typer.Option(help="Changes a second in each practice.")] = 3.0,
     seed: Annotated[int, typer.Option(help="Seed of the practices.")] = 1,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """Serve the two practices that config/poller.yaml points at, until stopped. Makes the client's key if there is none."""
     logs.configure("console", "info")
-    key = configuration.data_directory(config) / "keys" / "simulator.pem"
-    if not key.exists():
-        key.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        keys.new_key(key)
+    key = _make_simulator_key(config)
     run_simulator(key, port=port, changes_per_second=changes, seed=seed)
 
 
@@ -166,6 +182,25 @@ def tail(
     with Installation(loaded) as installation:
         for body in installation.broker().tail(chosen.exchange, pattern, stopping):
             typer.echo(body.decode() if as_json else display.event_line(body))
+
+
+@app.command("queue-url")
+def queue_url(
+    config: ConfigOption = DEFAULT_CONFIG,
+    as_json: Annotated[bool, typer.Option("--json", help="What kombu's Connection takes, as JSON.")] = False,
+) -> None:
+    """Say how a consumer reaches the queues, as lines that a shell can evaluate. Never a password."""
+    loaded = _load(config)
+    url, options = loaded.broker.url, dict[str, Any]()
+    if loaded.is_embedded_broker:
+        with Installation(loaded) as installation:
+            url, options = "pgmq://", consumer_options(installation.queue_conninfo)
+    if as_json:
+        typer.echo(json.dumps({"url": url, "transport_options": options}))
+        return
+    typer.echo(f"export BROKER_URL={shlex.quote(url)}")
+    if options:
+        typer.echo(f"export QUEUE_DATABASE={shlex.quote(options['conn_string'])}")
 
 
 @app.command()

@@ -101,7 +101,7 @@ def run_simulator(
     with demo_server(key, port=port, changes_per_second=changes_per_second, seed=seed, practices=practices) as server:
         for spec in practices:
             url = server.base_url(spec.code)
-            log.info("simulated practice", action="simulator.serve", practice=spec.code, mode=spec.mode, base_url=url)
+            log.info("simulated practice", action="simulator.serve", practice=spec.code, mode=spec.mode, at=url)
         stop.wait()
         if truth is not None:
             truth.write_bytes(jsontext.dumps(server.world.export()))

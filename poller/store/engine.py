@@ -12,6 +12,8 @@ from typing import Any
 import alembic.command
 import alembic.config
 import psycopg
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, TextClause, create_engine, event, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
@@ -23,6 +25,9 @@ ENGINE = "poller_engine"
 RELAY = "poller_relay"
 READER = "poller_reader"
 STATUS = "poller_status"
+
+VERSION_TABLE = "poller_revision"
+"""Alembic's table, in the schema ``public``: it must be readable before ours exists."""
 
 _KEY_CHECK = b"poller: is this the digest key of this database?"
 
@@ -45,6 +50,7 @@ def open_engine(conninfo: str, role: str | None, *, pool_size: int = 5) -> Engin
             conninfo,
             application_name=f"poller:{role or 'admin'}",
             connect_timeout=10,
+            prepare_threshold=None,  # planned with the values at hand: a plan for any values reads whole tables for a few rows
             options="-c idle_in_transaction_session_timeout=60s -c timezone=UTC",
         )
 
@@ -73,13 +79,16 @@ def migrate(conninfo: str) -> None:
     Raises StoreError when the server cannot be reached or the login may not do it.
     """
     engine = open_engine(conninfo, None, pool_size=1)
+    config = alembic.config.Config()
+    config.set_main_option("script_location", "poller.store:migrations")
     try:
         with engine.connect() as connection, connection.begin():
+            if _is_current(connection, config):
+                return  # nothing to do, so a login that may not migrate can run what was migrated for it
             connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('poller.migrate'))"))
-            config = alembic.config.Config()
-            config.set_main_option("script_location", "poller.store:migrations")
             config.attributes["connection"] = connection
             alembic.command.upgrade(config, "head")
+            connection.execute(text(f"GRANT SELECT ON {VERSION_TABLE} TO {ENGINE}, {RELAY}, {READER}, {STATUS}"))
     except OperationalError as error:
         raise StoreError(
             f"Postgres cannot be reached or refuses the login ({_sqlstate(error)}); see store.url"
@@ -90,6 +99,14 @@ def migrate(conninfo: str) -> None:
         ) from None
     finally:
         engine.dispose()
+
+
+def _is_current(connection: Connection, config: alembic.config.Config) -> bool:
+    known = connection.execute(text("SELECT to_regclass(:name)"), {"name": VERSION_TABLE}).scalar()
+    if known is None:
+        return False
+    context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+    return set(context.get_current_heads()) == set(ScriptDirectory.from_config(config).get_heads())
 
 
 def _sqlstate(error: DBAPIError | psycopg.Error) -> str:

@@ -1,0 +1,54 @@
+"""Who may do what with the schema: a login with no more than its roles runs what another has migrated."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from poller.errors import StoreError
+from poller.store.engine import ENGINE, READER, RELAY, migrate, open_engine, prove_digest_key
+
+
+@pytest.fixture
+def service_login(postgres_server: str) -> Iterator[str]:
+    """A login that owns nothing and may take the roles of a running poller."""
+    name = f"poller_service_{uuid.uuid4().hex[:8]}"
+    with psycopg.connect(postgres_server, autocommit=True) as admin:
+        admin.execute(f"CREATE ROLE {name} LOGIN NOSUPERUSER")
+        yield name
+        admin.execute(f"DROP ROLE {name}")
+
+
+def test_a_service_login_runs_on_a_migrated_database(
+    database_url: str, postgres_server: str, service_login: str
+) -> None:
+    with psycopg.connect(postgres_server, autocommit=True) as admin:
+        admin.execute(f"GRANT {ENGINE}, {RELAY}, {READER} TO {service_login}")
+    conninfo = make_conninfo(database_url, user=service_login)
+    migrate(conninfo)
+    engine = open_engine(conninfo, ENGINE)
+    try:
+        prove_digest_key(engine, b"k" * 32)
+    finally:
+        engine.dispose()
+
+
+def test_a_login_that_may_not_migrate_is_told_so(empty_database: str, service_login: str) -> None:
+    with pytest.raises(StoreError, match="CREATEROLE"):
+        migrate(make_conninfo(empty_database, user=service_login))
+
+
+def test_a_server_that_is_not_there_is_said_in_one_line() -> None:
+    with pytest.raises(StoreError, match="cannot be reached") as caught:
+        migrate("postgresql://nobody@127.0.0.1:1/none")
+    assert "\n" not in str(caught.value)
+
+
+def test_migrating_twice_changes_nothing(database_url: str) -> None:
+    migrate(database_url)
+    with psycopg.connect(database_url) as connection:
+        assert connection.execute("SELECT count(*) FROM poller_revision").fetchone() == (1,)
