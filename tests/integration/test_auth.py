@@ -20,38 +20,15 @@ from poller import keys
 from poller.clock import SystemClock
 from poller.config.model import FeedConfig, PracticeConfig
 from poller.config.secret import Secret
-from poller.core.budget import Grant
 from poller.core.model import Failure, FailureKind, Purpose
 from poller.source import auth
 from poller.source.auth import Authorization, Token
 from poller.source.client import Client
 from poller.source.gate import Gate
 from poller.source.wire import Wire
+from tests.source_bench import BASE, Freely, at_once
 
-BASE = "https://ehr.example.org/fhir/r4/FAMLYMED"
 TOKEN_URL = "https://login.example.org/oauth2/token"
-
-
-async def at_once(call: Callable[..., Any], *arguments: Any) -> Any:
-    return call(*arguments)
-
-
-class Freely:
-    """A ledger that grants everything at once and remembers lock-outs."""
-
-    def __init__(self) -> None:
-        self.blocks: list[float] = []
-        self.blocked = asyncio.Event()
-
-    def grant(self, practice: str, want: int, per_minute: float) -> Grant:
-        assert practice
-        assert per_minute
-        return Grant(0.0, want, 0.0)
-
-    def block(self, practice: str, seconds: float) -> None:
-        assert practice
-        self.blocks.append(seconds)
-        self.blocked.set()
 
 
 @dataclass
