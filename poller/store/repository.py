@@ -240,11 +240,10 @@ class Repository:
         target = context.target
         if end.coverage is Coverage.COMPLETE and target.kind is not Kind.WINDOW:
             connection.execute(
-                sql("note_missing"),
+                sql("note_missing" if target.kind is Kind.SWEEP else "note_missing_members"),
                 self._target(context)
                 | {
                     "resource_type": target.resource_type,
-                    "whole_type": target.kind is Kind.SWEEP,
                     "seen": list(end.seen),
                     "began": end.began,
                     "now": now,

@@ -1,4 +1,4 @@
--- A complete pass of a target without resources that it had shown: the first evidence on the way to a delete, never more than that.
+-- A complete pass over a whole type, without resources that are stored: the first evidence on the way to a delete, never more than that.
 -- A row whose stored version was read after this pass had begun proves nothing against it.
 INSERT INTO poller.absence (practice, resource_type, id, target, state, reason, first_missing_at, pass_began, passes)
 SELECT s.practice, s.resource_type, s.id, :target, 'missing', 'not in a complete pass', :now, :began, 1
@@ -7,10 +7,7 @@ WHERE s.practice = :practice
   AND s.resource_type = :resource_type
   AND NOT s.deleted
   AND s.read_ended < :began
-  AND (:whole_type OR EXISTS (
-    SELECT FROM poller.member AS m
-    WHERE m.practice = s.practice AND m.target = :target AND m.resource_type = s.resource_type AND m.id = s.id))
-  AND NOT EXISTS (SELECT FROM unnest(CAST(:seen AS text[])) AS seen (id) WHERE seen.id = s.id)
+  AND s.id NOT IN (SELECT unnest(CAST(:seen AS text[])))
 ORDER BY s.id
 ON CONFLICT (practice, resource_type, id) DO UPDATE
 SET passes = absence.passes + 1,
