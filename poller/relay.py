@@ -105,7 +105,7 @@ class Relay:
         self._poll = poll
         self._wake = threading.Event()
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self.run, name="relay")
+        self._thread = threading.Thread(target=self.run, name="relay", daemon=True)
 
     def start(self) -> None:
         """Begin."""

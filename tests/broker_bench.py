@@ -34,6 +34,7 @@ class Proxy:
     """A wire that can be cut, and that can keep the broker's answers back."""
 
     def __init__(self, host: str, port: int) -> None:
+        """``host``: a name, or the directory of a Postgres socket."""
         self._target = (host, port)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
@@ -68,6 +69,14 @@ class Proxy:
         self.cut(stay_down=True)
         self._listener.close()
 
+    def _reach(self) -> socket.socket:
+        host, port = self._target
+        if not host.startswith("/"):
+            return socket.create_connection((host, port))
+        server = socket.socket(socket.AF_UNIX)
+        server.connect(f"{host}/.s.PGSQL.{port}")
+        return server
+
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
             while True:
@@ -75,7 +84,7 @@ class Proxy:
                 if self._down:
                     client.close()
                     continue
-                server = socket.create_connection(self._target)
+                server = self._reach()
                 self._pairs.append((client, server))
                 threading.Thread(target=self._carry, args=(client, server), daemon=True).start()
 
@@ -190,10 +199,7 @@ class Pgmq(_Bench):
 
     def proxy(self) -> Proxy:
         parts = conninfo_to_dict(self.conninfo)
-        host = str(parts["host"])
-        if host.startswith("/"):
-            pytest.skip("the embedded server listens on a socket of the file system, which this proxy does not carry")
-        proxy = Proxy(host, int(parts.get("port") or 5432))
+        proxy = Proxy(str(parts["host"]), int(parts.get("port") or 5432))
         self.opened.append(proxy.close)
         return proxy
 

@@ -70,9 +70,11 @@ def history(database_url: str) -> Iterator[History]:
 def running(log: Any, broker: Broker, *sinks: Sink) -> Iterator[Relay]:
     relay = Relay(log, [Outlet(sink, broker.publisher(sink)) for sink in sinks], SOURCES, poll=0.05)
     relay.start()
-    yield relay
-    began = time.monotonic()
-    relay.stop()
+    try:
+        yield relay
+    finally:
+        began = time.monotonic()
+        relay.stop()
     assert time.monotonic() - began < 3
 
 
