@@ -153,7 +153,7 @@ class Authorization:
             return Verdict(Remedy.GIVE_UP, failure), failure
         async with self._gate.permit(Purpose.TOKEN):
             form["client_assertion"] = assertion(key, self._practice.kid, self._practice.client_id, url)
-            answer = await self._wire.exchange("POST", url, {"Accept": "application/json"}, form)
+            answer = await self._wire.exchange(Purpose.TOKEN, "POST", url, {"Accept": "application/json"}, form)
             verdict, token = self._read(answer)
             await self._obey(verdict, answer)
         return verdict, token or verdict.failure
@@ -192,7 +192,7 @@ class Authorization:
         """The token URL, from the server's smart-configuration."""
         where = f"{self._practice.base_url}/.well-known/smart-configuration"
         async with self._gate.permit(Purpose.TOKEN):
-            answer = await self._wire.exchange("GET", where, {"Accept": "application/json"})
+            answer = await self._wire.exchange(Purpose.TOKEN, "GET", where, {"Accept": "application/json"})
             if isinstance(answer, Broken):
                 return faults.judge_mishap(answer.mishap)
             if answer.status != 200:  # noqa: PLR2004 - OK

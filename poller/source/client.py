@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import random
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,14 +40,6 @@ class Answer:
     """The server's ``Date``."""
 
 
-Observer = Callable[[Purpose, int | None, dt.timedelta], None]
-"""Told of each request: what it was for, its status (None for no answer) and how long it took."""
-
-
-def unobserved(_purpose: Purpose, _status: int | None, _took: dt.timedelta) -> None:
-    """Tell nobody."""
-
-
 class Client:
     """GETs of one practice."""
 
@@ -60,7 +51,6 @@ class Client:
         authorization: Authorization,
         wire: Wire,
         clock: Clock,
-        observer: Observer = unobserved,
     ) -> None:
         self._practice = practice
         self._base_url = base_url
@@ -68,7 +58,6 @@ class Client:
         self._authorization = authorization
         self._wire = wire
         self._clock = clock
-        self._observe = observer
         self.last_server_error: dt.datetime | None = None
         """When the server last showed that it is not well, also if the next try succeeded; absences from before prove nothing."""
 
@@ -114,7 +103,7 @@ class Client:
                 return None
             headers = {"Accept": _ACCEPT, "Authorization": f"Bearer {token.text}"}
             url = f"{self._base_url}{'' if where.startswith('?') else '/'}{where}"
-            came = await self._wire.exchange("GET", url, headers)
+            came = await self._wire.exchange(purpose, "GET", url, headers)
             verdict = _judge(came)
             if verdict.remedy is Remedy.LOCK_OUT and isinstance(came, Exchange):
                 await self._gate.lock_out(budget.lock_out(came.date, came.retry_after))
@@ -122,7 +111,6 @@ class Client:
 
     def _note(self, verdict: Verdict, came: Exchange | Broken, purpose: Purpose, expected: frozenset[int]) -> None:
         status = came.status if isinstance(came, Exchange) else None
-        self._observe(purpose, status, came.ended - came.began)
         failure = verdict.failure
         if failure is None:
             return

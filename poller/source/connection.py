@@ -10,10 +10,10 @@ import httpx
 from poller.clock import Clock
 from poller.config.model import PracticeConfig
 from poller.source.auth import Authorization
-from poller.source.client import Client, Observer, unobserved
+from poller.source.client import Client
 from poller.source.gate import Gate, Ledger
 from poller.source.strategies import Source
-from poller.source.wire import Wire
+from poller.source.wire import Observer, Wire, unobserved
 
 
 @contextlib.asynccontextmanager
@@ -25,11 +25,13 @@ async def open_source(
     transport: httpx.AsyncBaseTransport | None = None,
     observer: Observer = unobserved,
 ) -> AsyncIterator[Source]:
-    """The source of a practice, on the running event loop; closed when the block ends. ``transport`` is for tests."""
+    """The source of a practice, on the running event loop; closed when the block ends. ``transport`` is for tests;
+    ``observer`` is told of each request, token calls too.
+    """
     gate = Gate(practice.code, practice.budget, ledger)
-    wire = Wire(practice.base_url, practice.timeout, practice.budget.max_in_flight, clock, transport)
+    wire = Wire(practice.base_url, practice.timeout, practice.budget.max_in_flight, clock, transport, observer)
     authorization = Authorization(practice, gate, wire)
-    client = Client(practice.code, practice.base_url, gate, authorization, wire, clock, observer)
+    client = Client(practice.code, practice.base_url, gate, authorization, wire, clock)
     try:
         yield Source(practice, client, clock)
     finally:

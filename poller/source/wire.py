@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ from poller.clock import Clock
 from poller.config.values import is_loopback
 from poller.core import faults, jsontext
 from poller.core.faults import Mishap, Shape
+from poller.core.model import Purpose
 
 LARGEST = 64 * 1024 * 1024
 """Bytes of a body, unpacked. No page of search results is so large; something else that is would fill the memory."""
@@ -45,6 +47,14 @@ class Broken:
     ended: dt.datetime
 
 
+Observer = Callable[[Purpose, int | None, dt.timedelta], None]
+"""Told of each request: what it was for, its status (None for no answer) and how long it took."""
+
+
+def unobserved(_purpose: Purpose, _status: int | None, _took: dt.timedelta) -> None:
+    """Tell nobody."""
+
+
 class Wire:
     """An HTTP client of one practice. ``timeout`` is for the whole of a call; ``transport`` is for tests.
 
@@ -58,7 +68,9 @@ class Wire:
         max_in_flight: int,
         clock: Clock,
         transport: httpx.AsyncBaseTransport | None = None,
+        observer: Observer = unobserved,
     ) -> None:
+        self._observe = observer
         self._clock = clock
         self._timeout = timeout.total_seconds()
         places = max_in_flight + 1
@@ -72,9 +84,16 @@ class Wire:
         )
 
     async def exchange(
-        self, method: str, url: str, headers: dict[str, str], form: dict[str, str] | None = None
+        self, purpose: Purpose, method: str, url: str, headers: dict[str, str], form: dict[str, str] | None = None
     ) -> Exchange | Broken:
         """Send one request and read its answer. Never raises for what the network or the server does."""
+        came = await self._exchange(method, url, headers, form)
+        self._observe(purpose, came.status if isinstance(came, Exchange) else None, came.ended - came.began)
+        return came
+
+    async def _exchange(
+        self, method: str, url: str, headers: dict[str, str], form: dict[str, str] | None
+    ) -> Exchange | Broken:
         began = self._clock.now()
         try:
             async with asyncio.timeout(self._timeout):
