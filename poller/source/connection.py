@@ -25,8 +25,9 @@ async def open_source(
     transport: httpx.AsyncBaseTransport | None = None,
     observer: Observer = unobserved,
 ) -> AsyncIterator[Source]:
-    """The source of a practice, on the running event loop; closed when the block ends. ``transport`` is for tests;
-    ``observer`` is told of each request, token calls too.
+    """The source of a practice, on the running event loop; closed when the block ends.
+
+    ``transport`` is for tests; ``observer`` is told of each request, token calls too.
     """
     gate = Gate(practice.code, practice.budget, ledger)
     wire = Wire(practice.base_url, practice.timeout, practice.budget.max_in_flight, clock, transport, observer)
