@@ -156,6 +156,10 @@ def late(
             continue
         owed = schedule.due_at(state.complete_began or state.registered_at)
         again = schedule.due_at(owed) if owed is not None else None
-        if again is not None and again + grace < now:
+        if owed is None or again is None:
+            continue
+        patience = again - owed + grace
+        # At the opening of the active hours nothing is late yet: they must have lasted as long as a reading may take.
+        if again + grace < now and schedule.allows(now - patience):
             return True
     return False
