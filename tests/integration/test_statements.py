@@ -28,7 +28,8 @@ INSERT INTO poller.practice_log (practice, head) SELECT 'p' || n, 20000 FROM gen
 INSERT INTO poller.lease SELECT 'p' || n, 1, now() FROM generate_series(1, 3) AS n;
 INSERT INTO poller.feed (practice, resource_type, registered_at)
 SELECT 'p' || n, t, now() FROM generate_series(1, 3) AS n, unnest(ARRAY['Observation', 'Patient']) AS t;
-INSERT INTO poller.patient SELECT 'p1', 'a' || n, false, '2026-11-01', CASE WHEN n % 50 = 0 THEN now() END FROM generate_series(1, 1000) AS n;
+INSERT INTO poller.patient
+SELECT 'p1', 'a' || n, false, '2026-11-01', CASE WHEN n % 50 = 0 THEN now() END FROM generate_series(1, 1000) AS n;
 INSERT INTO poller.target (practice, target, resource_type, kind, patient, live, registered_at, last_began)
 SELECT 'p1', 'Observation/-/patient/a' || n, 'Observation', 'patient', 'a' || n, false, now(), CASE WHEN n > 20 THEN now() END
 FROM generate_series(1, 1000) AS n;
