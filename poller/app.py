@@ -164,7 +164,9 @@ class Engine:
         self._config = installation.config
         engine = installation.engine(postgres.ENGINE, pool_size=10)
         self._database = engine
-        self._ledger = PostgresLedger(engine)
+        self._ledger = PostgresLedger(
+            installation.engine(postgres.ENGINE, 2)
+        )  # a permit must not wait for a long write
         self._stores = Stores(
             LeaseKeeper(installation.engine(postgres.ENGINE, 1)),
             StateStore(engine),

@@ -14,6 +14,7 @@ import shutil
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -111,6 +112,7 @@ class Consumer:
             raise PollerError(f"the demo's consumer failed ({type(self.failed).__name__})") from self.failed
 
     def _run(self) -> None:
+        warnings.filterwarnings("ignore", message="list_queues", category=UserWarning)  # kombu's own affair
         try:
             with Connection("pgmq://", transport_options=consumer_options(self._conninfo)) as connection:
                 self._await_queue(connection)

@@ -7,6 +7,7 @@ float; here a number with a fraction or exponent stays the text it was.
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import orjson
@@ -45,13 +46,34 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_SURROGATE_BYTES = re.compile(_SURROGATE.pattern.encode())
+"""The escape of half a pair. Pairs are the rule; only a text with such an escape can hold a half without its other."""
+
+
+def _whole_characters(value: Any) -> Any:
+    """The value with halves of surrogate pairs replaced by U+FFFD, as the Unicode standard (§3.9) has a decoder do.
+
+    JSON lets a server send them (RFC 8259 §8.2), UTF-8 cannot hold them; refusing the page would hold up everything else on it for good.
+    """
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, list):
+        return [_whole_characters(item) for item in value]
+    if isinstance(value, dict):
+        return {_whole_characters(name): _whole_characters(item) for name, item in value.items()}
+    return value
+
+
 def loads(text: bytes | str) -> Any:
     """Parse JSON (RFC 8259, UTF-8), numbers that must keep their text as :class:`Literal`.
 
     Raises ValueError (also for NaN, infinities and bytes that are not UTF-8) whose text never quotes the input.
     """
     try:
-        return json.loads(text, parse_float=Literal, parse_int=_integer, parse_constant=_refuse_constant)
+        value = json.loads(text, parse_float=Literal, parse_int=_integer, parse_constant=_refuse_constant)
+        halves = _SURROGATE.search(text) if isinstance(text, str) else _SURROGATE_BYTES.search(text)
+        return _whole_characters(value) if halves else value
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON: {error.msg} at character {error.pos}") from None
     except UnicodeDecodeError as error:
