@@ -14,6 +14,7 @@ import alembic.config
 import psycopg
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from psycopg.types.array import ListBinaryDumper
 from sqlalchemy import Connection, Engine, TextClause, create_engine, event, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
@@ -46,13 +47,17 @@ def open_engine(conninfo: str, role: str | None, *, pool_size: int = 5) -> Engin
     """
 
     def connect() -> Any:
-        return psycopg.connect(
+        connection = psycopg.connect(
             conninfo,
             application_name=f"poller:{role or 'admin'}",
             connect_timeout=10,
             prepare_threshold=None,  # planned with the values at hand: a plan for any values reads whole tables for a few rows
             options="-c idle_in_transaction_session_timeout=60s -c timezone=UTC",
         )
+        connection.adapters.register_dumper(
+            list, ListBinaryDumper
+        )  # as text, escaping a batch takes as long as writing it
+        return connection
 
     engine = create_engine(
         "postgresql+psycopg://",
