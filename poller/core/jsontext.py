@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import accumulate
 from typing import Any
 
 import orjson
@@ -65,6 +66,29 @@ def _whole_characters(value: Any) -> Any:
     return value
 
 
+_DEEPEST = 200
+"""Levels of nesting; FHIR content has some twenty, and what is much deeper could be parsed but not written again."""
+
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_STEP = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+
+
+def _is_too_deep(text: bytes | str, value: Any) -> bool:
+    """Whether ``value`` is nested deeper than may be. Counting brackets is quick; strings may hold some, so then it is looked."""
+    brackets = (text.encode("utf-8", "replace") if isinstance(text, str) else text).translate(None, _NOT_BRACKETS)
+    if len(brackets) <= _DEEPEST or max(accumulate(_STEP[bracket] for bracket in brackets)) <= _DEEPEST:
+        return False
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(_DEEPEST):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+    return bool(level)
+
+
 def loads(text: bytes | str) -> Any:
     """Parse JSON (RFC 8259, UTF-8), numbers that must keep their text as :class:`Literal`.
 
@@ -72,6 +96,8 @@ def loads(text: bytes | str) -> Any:
     """
     try:
         value = json.loads(text, parse_float=Literal, parse_int=_integer, parse_constant=_refuse_constant)
+        if _is_too_deep(text, value):
+            raise ValueError(f"not JSON that can be read: nested deeper than {_DEEPEST} levels")
         halves = _SURROGATE.search(text) if isinstance(text, str) else _SURROGATE_BYTES.search(text)
         return _whole_characters(value) if halves else value
     except json.JSONDecodeError as error:

@@ -59,7 +59,7 @@ def test_it_serves_until_it_is_told_to_stop_and_leaves_the_truth(tmp_path: Path)
         assert process.stdout is not None
         lines = [json.loads(process.stdout.readline()) for _ in DEMO_PRACTICES]
         assert [line["practice"] for line in lines] == ["DEMOEC", "DEMOOP"]
-        root = lines[0]["base_url"].partition("/fhir")[0]
+        root = lines[0]["at"].partition("/fhir")[0]
         assert set(load_truth(httpx.get(root + "/_truth").content)) == {"DEMOEC", "DEMOOP"}
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0

@@ -14,4 +14,4 @@ def test_it_doubles_up_to_half_a_minute() -> None:
 
 @given(st.integers(1, 10**6), st.floats(0, 1, exclude_max=True))
 def test_jitter_takes_at_most_half(times: int, jitter: float) -> None:
-    assert pause(times, 0) / 2 < pause(times, jitter) <= pause(times, 0)
+    assert pause(times, 0) / 2 <= pause(times, jitter) <= pause(times, 0)
