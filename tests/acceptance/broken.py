@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 import time
 from typing import Any
 
 import poller.app
+import poller.logs
 from poller.cli import main
 from poller.core.model import Event
 from poller.store.log import EventLog
@@ -50,9 +52,27 @@ class HastyLog(EventLog):
         return
 
 
-VARIANTS = {"split-commit": ("Repository", SplitRepository), "hasty-cursor": ("EventLog", HastyLog)}
+class LateLog(EventLog):
+    """Not broken, only slow: the cursor moves on a while after the broker has confirmed, so that a crash makes duplicates."""
+
+    def advance(self, sink: str, practice: str, epoch: int, sequence: int, routed: str | None) -> None:
+        time.sleep(_GAP)
+        super().advance(sink, practice, epoch, sequence, routed)
+
+
+def chatty(_format: Any = None, _level: Any = None) -> None:
+    """Log as most programs do: every library, every word."""
+    logging.basicConfig(level=logging.DEBUG)
+
+
+VARIANTS = {
+    "split-commit": (poller.app, "Repository", SplitRepository),
+    "hasty-cursor": (poller.app, "EventLog", HastyLog),
+    "late-cursor": (poller.app, "EventLog", LateLog),
+    "chatty": (poller.logs, "configure", chatty),
+}
 
 if __name__ == "__main__":
-    name, variant = VARIANTS[sys.argv.pop(1)]
-    setattr(poller.app, name, variant)
+    module, name, variant = VARIANTS[sys.argv.pop(1)]
+    setattr(module, name, variant)
     main()

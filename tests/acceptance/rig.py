@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -215,7 +216,8 @@ class Collector:
         errors = (*connection.channel_errors, *connection.connection_errors)
         while not self._stop.is_set():
             try:
-                with connection.channel() as channel:
+                with connection.channel() as channel, warnings.catch_warnings():
+                    warnings.simplefilter("ignore", UserWarning)  # pgmq announces what its list_queues() returns
                     Queue(self.queue, channel=channel).queue_declare(passive=True)
             except errors:
                 self._stop.wait(0.05)

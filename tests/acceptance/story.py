@@ -1,0 +1,174 @@
+"""One run that three guarantees are read from: embedded store and queue, log level debug, faults, a crash, lost connections."""
+
+from __future__ import annotations
+
+import time
+import urllib.request
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import psycopg
+
+from tests.acceptance.rig import ECW, OPEN, Rig, Services, spec, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.acceptance.rig import Collector, Poller
+
+MARK = "zqx"
+"""Stands in every id and every word of the planted patients, and nowhere else."""
+
+FAULTS: dict[str, Any] = {"error_500": 0.05, "error_503": 0.05, "cut_json": 0.05, "cut_connection": 0.05, "html": 0.05}
+
+
+@dataclass
+class Story:
+    """What happened, as outsiders saw it."""
+
+    rig: Rig
+    full: list[dict[str, Any]]
+    """Every full-resource event in the order of its arrival, repeated ones too."""
+    labs: list[dict[str, Any]]
+    """The same of a sink that wants only Observations, created and updated, without their baseline."""
+    output: str
+    """All that the pollers wrote to standard output and standard error."""
+    chatter: str
+    """The same of a poller that logs as most programs do."""
+    metrics: str
+    processes: str
+    """Arguments of every process of this machine, while the poller ran."""
+    tokens: tuple[str, ...]
+
+    def markers(self) -> list[str]:
+        """What must not be seen outside: marks of patients, tokens, the key."""
+        pem = (self.rig.home / "keys" / "client.pem").read_text().splitlines()[1:-1]
+        return [MARK, *self.tokens, *pem]
+
+    @property
+    def postgres_log(self) -> Path:
+        """Of the embedded server."""
+        return self.rig.home / "postgres" / "log"
+
+
+def plant(rig: Rig) -> None:
+    """A patient and a result in each practice whose every word can be found again."""
+    for code in (ECW, OPEN):
+        name = f"p-{MARK}-{code.lower()}"
+        patient = {
+            "resourceType": "Patient",
+            "id": name,
+            "name": [{"family": f"A{MARK}", "given": [f"given{MARK}"]}],
+            "birthDate": "1907-07-07",
+            "address": [{"line": [f"{MARK} street"]}],
+        }
+        rig.world.put(code, patient, rig.server.clock())
+        rig.world.put(code, a_result(name, 0), rig.server.clock())
+
+
+def a_result(patient: str, value: int) -> dict[str, Any]:
+    return {
+        "resourceType": "Observation",
+        "id": f"o-{patient}",
+        "status": "final",
+        "category": [{"coding": [{"code": "laboratory"}]}],
+        "code": {"text": f"code {MARK}"},
+        "subject": {"reference": f"Patient/{patient}"},
+        "valueString": f"{MARK} {value}",
+    }
+
+
+def tell(home: Path) -> Iterator[Story]:
+    """Let it happen; the rig stands, its simulator stopped, until the generator is closed."""
+    labs = {
+        "exchange": "{mark}.x.labs",
+        "payload": "full-resource",
+        "baseline": "skip",
+        "queues": ["{mark}.labs"],
+        "only": {"types": ["Observation"], "actions": ["created", "updated"]},
+    }
+    rig = Rig(home, Services(), [spec(ECW), spec(OPEN)], rate=5.0, seed=3, level="debug", sinks={"labs": labs})
+    plant(rig)
+    with rig:
+        with rig.collector() as full, rig.collector(f"{rig.mark}.labs") as filtered:
+            seen = _live(rig, full)
+        yield Story(
+            rig,
+            full.events,
+            filtered.events,
+            (rig.home / "poller.log").read_text(),
+            (rig.home / "chatty.log").read_text(),
+            seen["metrics"],
+            seen["processes"],
+            tuple(rig.world.tokens._grants),
+        )
+
+
+def _live(rig: Rig, full: Collector) -> dict[str, str]:
+    poller = rig.poller("late-cursor")
+    poller.wait_started()
+    wait_until("both baselines arrive", lambda: full.of(ECW) and full.of(OPEN), 30)
+    rig.world.set_faults(**FAULTS)
+    _await_news(rig, full)
+    poller.kill()  # what has just arrived is not behind the cursor yet
+    poller = rig.poller()
+    port = poller.wait_started()
+    _await_news(rig, full)
+    _cut_connections(rig, poller)
+    _await_news(rig, full)
+    seen = {"metrics": _get(port, "/metrics") + _get(port, "/readyz")}
+    seen["processes"] = "\n".join(" ".join(each.info["cmdline"] or ()) for each in psutil.process_iter(["cmdline"]))
+    rig.world.quiet()
+    rig.world.clear_faults()
+    rig.come_round(lambda: len(full.received))
+    assert poller.stop() == 0
+    before = len(rig.world.calls(ECW))
+    chatty = rig.poller("chatty", "chatty")
+
+    def has_asked() -> bool:
+        calls = rig.world.calls(ECW)[before:]
+        return any(MARK in str(call.query) and call.finished is not None for call in calls[:-2])
+
+    wait_until("it asks for the planted patient", has_asked, 30)
+    chatty.kill()
+    rig.server.stop()
+    return seen
+
+
+def _await_news(rig: Rig, full: Collector) -> None:
+    """Change the planted results, and wait until that has arrived."""
+    value = int(time.monotonic() * 1000)
+    for code in (ECW, OPEN):
+        rig.world.put(code, a_result(f"p-{MARK}-{code.lower()}", value), rig.server.clock())
+
+    def arrived() -> bool:
+        told = {
+            event["source"]
+            for event in full.events
+            if event["data"].get("resource", {}).get("valueString", "").endswith(str(value))
+        }
+        return len(told) == 2
+
+    wait_until("a change arrives", arrived, 40, 0.02)
+
+
+def _cut_connections(rig: Rig, poller: Poller) -> None:
+    """End the sessions that the poller has with its store, again and again, until one was in use and it has said so."""
+    noticed = {"practice.restart", "lease.lose", "relay.failed"}
+    with psycopg.connect(rig.installation().store_conninfo, autocommit=True) as admin:
+
+        def cut() -> bool:
+            admin.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND state <> 'idle' AND application_name LIKE 'poller:%'"
+            )
+            return any(line.get("action") in noticed for line in poller.said())
+
+        wait_until("it is noticed", cut, 20, 0.002)
+
+
+def _get(port: int, path: str) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+        return str(answer.read().decode())
