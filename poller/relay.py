@@ -125,8 +125,13 @@ class Relay:
             self._thread.join(timeout)
 
     def troubles(self) -> dict[str, str]:
-        """What keeps sinks from going on, by sink; nothing when all is well. Safe from any thread."""
-        return {o.sink.name: o.trouble.reason for o in self._outlets if o.trouble.reason is not None}
+        """What keeps sinks, or one practice's events to them, from going on; nothing when all is well. Safe from any thread."""
+        found = {o.sink.name: o.trouble.reason for o in self._outlets if o.trouble.reason is not None}
+        for outlet in self._outlets:
+            for practice, stream in list(outlet.streams.items()):
+                if stream.reason is not None:
+                    found[f"{outlet.sink.name}, practice {practice}"] = stream.reason
+        return found
 
     def run(self) -> None:
         """Turn after turn until stopped."""

@@ -65,7 +65,7 @@ def event_id(practice: str, resource_type: str, id_: str, version: int, action: 
 
 def wire_sequence(epoch: int, sequence: int) -> str:
     """Place in a practice's log as consumers see it; orders as text, as the CloudEvents sequence extension wants."""
-    return f"{epoch:06d}-{sequence:020d}"
+    return f"{epoch:010d}-{sequence:020d}"
 
 
 def routing_key(event: Event) -> str:

@@ -28,7 +28,7 @@ _EVERYTHING: dict[str, Any] = {
     "until": None,
     "epoch": 0,
     "sequence": 0,
-    "last_epoch": 2**31 - 1,
+    "last_epoch": 2**62,
     "last_sequence": 0,
 }
 """Binds of read_events that select everything."""
@@ -168,16 +168,13 @@ class EventLog:
         ]
 
     def start_epoch(self, practice: str) -> int:
-        """Begin a new epoch of a practice's log, after a restore of the database. Returns its number.
+        """Begin a new epoch of a practice's log, after a restore of the database. Returns its number, the time in Unix seconds.
 
-        Versions go on from a floor far above what the lost log can have given out, so that no new content bears an old number.
+        The time, since the same backup may be restored twice and must not begin the same epoch twice. Versions go on from a floor far above
+        what the lost log can have given out, so that no new content bears an old number. Whoever polls the practice is fenced.
         """
-        statement = text(
-            "UPDATE poller.practice_log SET epoch = epoch + 1, head = 0, version_floor = epoch * 1000000000::bigint + 1"
-            " WHERE practice = :practice RETURNING epoch"
-        )
         with self._engine.begin() as connection:
-            epoch = connection.execute(statement, {"practice": practice}).scalar()
+            epoch = connection.execute(sql("start_epoch"), {"practice": practice}).scalar()
         if epoch is None:
             raise NotFound(f"practice {practice} has no log here")
         return int(epoch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import threading
 from collections.abc import Sequence
@@ -83,6 +84,8 @@ class LeaseKeeper:
         """Give everything back."""
         with self._guard:
             if self._connection is not None:
+                with contextlib.suppress(DBAPIError):  # a session that is gone has given everything back already
+                    self._connection.execute(text("SELECT pg_advisory_unlock_all()"))
                 self._connection.close()
                 self._connection = None
 

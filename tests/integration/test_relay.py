@@ -230,7 +230,7 @@ def test_a_log_behind_its_sink_sends_nothing_until_a_new_epoch(
     """As after a restore from a backup: numbers would be given out twice."""
     history.change("A", "o1", "1")
     history.change("B", "o1", "1")
-    history.log.advance("changes", "A", 1, 7, "000001-00000000000000000007")
+    history.log.advance("changes", "A", 1, 7, "0000000001-00000000000000000007")
     with structlog.testing.capture_logs() as lines, running(history.log, bench.broker(), bench.sink):
         until(lambda: passed(history.log, bench.sink, "B"))
         until(lambda: bool(lines))
@@ -243,8 +243,8 @@ def test_a_log_behind_its_sink_sends_nothing_until_a_new_epoch(
         history.change("A", "o1", "3")
         until(lambda: passed(history.log, bench.sink, "A"))
     (event,) = parsed(bench.received(1))
-    assert event["sequence"] == "000002-00000000000000000001"
-    assert event["previoussequence"] == "000001-00000000000000000007"
+    assert event["sequence"] == "0000000002-00000000000000000001"
+    assert event["previoussequence"] == "0000000001-00000000000000000007"
 
 
 def test_a_second_relay_waits_and_takes_over(bench: Bench, history: History) -> None:

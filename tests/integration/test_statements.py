@@ -178,6 +178,7 @@ CASES: dict[str, tuple[dict[str, Any], int]] = {
     "rewrite_digests": (versions(50) | BATCH, 2000),
     "rules_mismatch": (rows(50) | PRACTICE | {"rules_version": 2}, 400),
     "seed_members": (PRACTICE | {"resource_type": "Observation"}, 6000),
+    "start_epoch": (PRACTICE, 20),
     "take_lease": (PRACTICE, 10),
     "update_snapshots": (versions(50) | BATCH, 3000),
 }  # fmt: skip

@@ -142,7 +142,7 @@ def test_the_readme_s_event_is_one_that_the_code_writes_and_the_cloudevents_sdk_
         last_modified=dt.datetime(2026, 11, 22, 18, 19, 47, 398_000, tzinfo=dt.UTC),
     )
     base_url = "http://127.0.0.1:8765/fhir/r4/DEMOOP"
-    written = envelope(event, base_url=base_url, payload="id-only", previous_sequence="000001-00000000000000000551")
+    written = envelope(event, base_url=base_url, payload="id-only", previous_sequence="0000000001-00000000000000000551")
     assert shown == written
     assert list(shown) == list(written)
     read = from_rabbitmq_event(RabbitMQMessage({"content-type": CONTENT_TYPE}, CONTENT_TYPE, text.encode()))

@@ -49,7 +49,7 @@ def of(event: Event, payload: Payload = "id-only", previous: str | None = None, 
 
 
 def test_an_id_only_event_names_what_changed_and_carries_no_value() -> None:
-    assert of(an_event(body={"secret": 1}), previous="000001-00000000000000004700") == {
+    assert of(an_event(body={"secret": 1}), previous="0000000001-00000000000000004700") == {
         "specversion": "1.0",
         "id": "00000000-0000-0000-0000-000000000007",
         "source": BASE,
@@ -59,8 +59,8 @@ def test_an_id_only_event_names_what_changed_and_carries_no_value() -> None:
         "datacontenttype": "application/json",
         "dataschema": "urn:ehr-poller:schema:change:1",
         "partitionkey": "Patient/123",
-        "sequence": "000001-00000000000000004711",
-        "previoussequence": "000001-00000000000000004700",
+        "sequence": "0000000001-00000000000000004711",
+        "previoussequence": "0000000001-00000000000000004700",
         "origin": "live",
         "previousread": "2026-11-22T14:59:05.123Z",
         "data": {

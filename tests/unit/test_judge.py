@@ -73,7 +73,7 @@ def event(
             "type": f"dev.ehrpoller.resource.{action}.v1",
             "subject": f"Observation/{name}",
             "time": at(second).isoformat(),
-            "sequence": f"000001-{number:020d}",
+            "sequence": f"0000000001-{number:020d}",
             "origin": "live",
             "data": {"response": {"etag": f'W/"{version or number}"'}} | ({"resource": resource} if resource else {}),
             **more,
@@ -215,7 +215,7 @@ def test_older_content_after_newer_is_out_of_order() -> None:
 
 
 @pytest.mark.parametrize(
-    "changed", [{"sequence": f"000001-{1:020d}"}, {"data": {"response": {"etag": 'W/"1"'}, "resource": B}}]
+    "changed", [{"sequence": f"0000000001-{1:020d}"}, {"data": {"response": {"etag": 'W/"1"'}, "resource": B}}]
 )
 def test_a_sequence_or_version_that_does_not_grow_is_out_of_order(changed: dict[str, Any]) -> None:
     result = verdict(history((-100, A), (10, B)), [FIRST, event(12, B, 2, **changed)])

@@ -1,6 +1,6 @@
--- Where a sink stands in each practice's log; a sink that never moved stands before the first event of the present epoch.
+-- Where a sink stands in each practice's log; a sink that never moved stands before the first event of all.
 SELECT l.practice,
-       coalesce(c.epoch, l.epoch) AS epoch,
+       coalesce(c.epoch, 0) AS epoch,
        coalesce(c.sequence, 0) AS sequence,
        c.routed,
        l.epoch AS head_epoch,

@@ -34,7 +34,7 @@ CREATE TABLE poller.installation (
 -- Head of each practice's event log. Taken last in a writing transaction: gapless, in commit order, a rollback burns nothing.
 CREATE TABLE poller.practice_log (
   practice      text PRIMARY KEY,
-  epoch         integer NOT NULL DEFAULT 1 CHECK (epoch > 0),
+  epoch         bigint NOT NULL DEFAULT 1 CHECK (epoch > 0),
   head          bigint NOT NULL DEFAULT 0 CHECK (head >= 0),
   version_floor bigint NOT NULL DEFAULT 1 CHECK (version_floor > 0)
 );
@@ -172,7 +172,7 @@ CREATE TABLE poller.history_default PARTITION OF poller.history DEFAULT;
 
 CREATE TABLE poller.event (
   practice      text NOT NULL,
-  epoch         integer NOT NULL,
+  epoch         bigint NOT NULL,
   sequence      bigint NOT NULL,
   recorded_at   timestamptz NOT NULL,
   event_id      uuid NOT NULL,
@@ -200,7 +200,7 @@ CREATE INDEX event_deleted ON poller.event (practice, resource_type, recorded_at
 CREATE TABLE poller.cursor (
   sink     text NOT NULL,
   practice text NOT NULL,
-  epoch    integer NOT NULL,
+  epoch    bigint NOT NULL,
   sequence bigint NOT NULL,
   routed   text,
   moved_at timestamptz NOT NULL,
