@@ -9,6 +9,7 @@ import shlex
 import signal
 import sys
 import threading
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,6 +42,22 @@ epoch_app = typer.Typer(help="Epochs of the event log.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
 app.add_typer(deletes_app, name="deletes")
 app.add_typer(epoch_app, name="epoch")
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(version("ehr-poller"))
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=False)
+def options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say the version and stop.")
+    ] = False,
+) -> None:
+    """An event feed for FHIR servers that can only be asked."""
+
 
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", envvar="POLLER_CONFIG", help="The configuration file.")]
 Practice = Annotated[str, typer.Argument(help="Code of the practice, as in the configuration.")]
@@ -82,7 +99,7 @@ def _load(path: Path) -> Config:
 
 @app.command()
 def check(config: ConfigOption = DEFAULT_CONFIG) -> None:
-    """Read the configuration and say everything that is wrong with it. Starts nothing."""
+    """Read the configuration and say everything that is wrong with it, all at once."""
     _make_simulator_key(config)
     if problems := configuration.problems(config):
         raise ConfigError(problems)

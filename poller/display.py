@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from poller.core import jsontext
@@ -127,17 +127,30 @@ def event_line(body: bytes) -> str:
     )
 
 
+_FIGURES = {
+    "mode": "read as",
+    "calls": "calls",
+    "max_calls_in_60s": "most calls in 60 s",
+    "changes": "changes owed",
+    "events": "events of changes",
+    "missed": "missed",
+    "false": "false",
+    "out_of_order": "out of order",
+    "duplicates": "duplicates",
+    "deletes": "deletes confirmed",
+    "found_only_by_sweep": "found only by sweep",
+}
+
+
 def print_verdict(verdict: Mapping[str, Any]) -> None:
-    """The judge's figures, a practice a row."""
-    table = Table(
-        "practice", "changes", "missed", "false", "out of order", "duplicates", "deletes", "calls in 60 s", "delay p50", "p95", "p99",
-        title="judged against the simulator's truth",
-    )  # fmt: skip
-    for code, row in verdict["practices"].items():
-        delays = row["delay_seconds"]
-        figures = ("changes", "missed", "false", "out_of_order", "duplicates", "deletes", "max_calls_in_60s")
-        shown = [f"{delays[name]:.1f} s" if delays[name] is not None else "-" for name in ("p50", "p95", "p99")]
-        table.add_row(code, *(str(row[name]) for name in figures), *shown)
+    """The judge's figures, a practice a column."""
+    practices = verdict["practices"]
+    table = Table("", *practices, title="judged against the simulator's truth")
+    for name, said in _FIGURES.items():
+        table.add_row(said, *(str(row[name]) for row in practices.values()))
+    for name in ("p50", "p95", "p99"):
+        delays = [row["delay_seconds"][name] for row in practices.values()]
+        table.add_row(f"delay {name}", *(f"{delay:.1f} s" if delay is not None else "-" for delay in delays))
     console = Console()
     console.print(table)
     console.print("[green]every promise kept[/]" if verdict["ok"] else "[red]a promise was broken[/]")
@@ -145,7 +158,9 @@ def print_verdict(verdict: Mapping[str, Any]) -> None:
 
 def history_table(rows: Sequence[HistoryRow]) -> Table:
     """The versions of a resource, oldest first."""
-    table = Table("version", "recorded at", "action", "origin", "status", "changed", "sequence")
+    table = Table(
+        "version", "recorded at", "action", "origin", "status", "changed", Column("sequence", overflow="fold")
+    )
     for row in rows:
         table.add_row(
             str(row.version),
