@@ -125,18 +125,24 @@ class Installation:
         self._stack.callback(engine.dispose)
         return engine
 
+    def _require_schema(self) -> None:
+        postgres.require_current(self.store_conninfo)
+
     @cached_property
     def reading_log(self) -> EventLog:
-        """The log as a person reads it."""
+        """The log as a person reads it. Raises StoreError on a database that was not migrated."""
+        self._require_schema()
         return EventLog(self.engine(postgres.READER, 2))
 
     @cached_property
     def deletes(self) -> DeleteStore:
-        """The absences, for the operator's word on them."""
+        """The absences, for the operator's word on them. Raises StoreError as above."""
+        self._require_schema()
         return DeleteStore(self.engine(postgres.ENGINE, 1))
 
     def start_epoch(self, practice: str) -> int:
-        """Begin a new epoch of a practice's log; returns its number. Raises NotFound."""
+        """Begin a new epoch of a practice's log; returns its number. Raises NotFound, and StoreError as above."""
+        self._require_schema()
         return EventLog(self.engine(postgres.ENGINE, 1)).start_epoch(practice)
 
     def practice(self, code: str) -> PracticeConfig:

@@ -14,6 +14,7 @@ import alembic.config
 import psycopg
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from psycopg.types.array import ListBinaryDumper
 from sqlalchemy import Connection, Engine, TextClause, create_engine, event, text
 from sqlalchemy.exc import DBAPIError, OperationalError
@@ -84,8 +85,7 @@ def migrate(conninfo: str) -> None:
     Raises StoreError when the server cannot be reached or the login may not do it.
     """
     engine = open_engine(conninfo, None, pool_size=1)
-    config = alembic.config.Config()
-    config.set_main_option("script_location", "poller.store:migrations")
+    config = _alembic()
     try:
         with engine.connect() as connection, connection.begin():
             if _is_current(connection, config):
@@ -95,8 +95,10 @@ def migrate(conninfo: str) -> None:
             alembic.command.upgrade(config, "head")
             connection.execute(text(f"GRANT SELECT ON {VERSION_TABLE} TO {ENGINE}, {RELAY}, {READER}, {STATUS}"))
     except OperationalError as error:
+        raise _unreachable(error) from None
+    except CommandError:
         raise StoreError(
-            f"Postgres cannot be reached or refuses the login ({_sqlstate(error)}); see store.url"
+            "the database holds the schema of a newer release; run that one, or restore a backup of this one's"
         ) from None
     except (DBAPIError, psycopg.Error) as error:
         raise StoreError(
@@ -104,6 +106,32 @@ def migrate(conninfo: str) -> None:
         ) from None
     finally:
         engine.dispose()
+
+
+def require_current(conninfo: str) -> None:
+    """Make sure that the schema is this release's, for commands that only look. Raises StoreError."""
+    engine = open_engine(conninfo, None, pool_size=1)
+    try:
+        with engine.connect() as connection:
+            current = _is_current(connection, _alembic())
+    except OperationalError as error:
+        raise _unreachable(error) from None
+    finally:
+        engine.dispose()
+    if not current:
+        raise StoreError(
+            "the database does not hold the schema of this release; `poller migrate` brings it there, and `poller run` does too"
+        )
+
+
+def _alembic() -> alembic.config.Config:
+    config = alembic.config.Config()
+    config.set_main_option("script_location", "poller.store:migrations")
+    return config
+
+
+def _unreachable(error: DBAPIError) -> StoreError:
+    return StoreError(f"Postgres cannot be reached or refuses the login ({_sqlstate(error)}); see store.url")
 
 
 def _is_current(connection: Connection, config: alembic.config.Config) -> bool:

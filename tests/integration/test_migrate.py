@@ -10,7 +10,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from poller.errors import StoreError
-from poller.store.engine import ENGINE, READER, RELAY, migrate, open_engine, prove_digest_key
+from poller.store.engine import ENGINE, READER, RELAY, migrate, open_engine, prove_digest_key, require_current
 
 
 @pytest.fixture
@@ -52,3 +52,16 @@ def test_migrating_twice_changes_nothing(database_url: str) -> None:
     migrate(database_url)
     with psycopg.connect(database_url) as connection:
         assert connection.execute("SELECT count(*) FROM poller_revision").fetchone() == (1,)
+
+
+def test_a_database_without_our_schema_is_told_from_one_that_has_it(database_url: str, empty_database: str) -> None:
+    require_current(database_url)
+    with pytest.raises(StoreError, match="poller migrate"):
+        require_current(empty_database)
+
+
+def test_the_schema_of_a_newer_release_is_left_alone(database_url: str) -> None:
+    with psycopg.connect(database_url) as connection:
+        connection.execute("UPDATE poller_revision SET version_num = '9999'")
+    with pytest.raises(StoreError, match="newer release"):
+        migrate(database_url)
