@@ -63,7 +63,7 @@ def _plain(console: Console, demo: Demo, thread: threading.Thread) -> None:
 def _screen(demo: Demo) -> Group:
     view = demo.view
     practices = Table(
-        "practice", "read", "patients", "calls in 60 s", "limit", "events", "created", "updated", "deleted", "baseline",
+        "practice", "read", "patients", "calls/60 s", "limit", "events", "created", "updated", "deleted", "baseline",
         title=f"poller demo: {view.phase}  (Ctrl-C stops the changes and judges the run)", expand=False,
     )  # fmt: skip
     world = view.server.world
@@ -74,7 +74,7 @@ def _screen(demo: Demo) -> Group:
         actions = [_action(one.event) for one in news]
         practices.add_row(
             code,
-            "patient by patient" if practice.spec.mode == "ecw" else "_lastUpdated windows",
+            "by patient" if practice.spec.mode == "ecw" else "by window",
             str(len(world.written(code, "Patient"))),
             str(len(recent)),
             str(practice.spec.limit),
@@ -102,10 +102,15 @@ def _action(event: Mapping[str, Any]) -> str:
     return str(event["type"]).split(".")[-2]
 
 
+_BOOKKEEPING = ("/meta/lastUpdated", "/meta/versionId", "/text")
+"""What a patch shows moved with every edit and means nothing by itself."""
+
+
 def _patched(event: Mapping[str, Any]) -> str:
     data = event["data"]
+    paths = [str(step["path"]) for step in data.get("patch", ())]
     names = data.get("changed") or sorted(
-        {str(step["path"]).split("/")[1] for step in data.get("patch", ()) if "/" in step["path"]}
+        {path.split("/")[1] for path in paths if "/" in path and not path.startswith(_BOOKKEEPING)}
     )
     return ", ".join(names)
 
