@@ -231,14 +231,18 @@ class _Service:
         if report.missed:
             self._spawn(self._judge_windows(report))
         if is_refusal(report.failure) and report.failures % REFUSALS_BEFORE_PROBE == 0:
-            self._probe_at[report.target.resource_type] = self._clock.now() + _delay(
-                report.failures // REFUSALS_BEFORE_PROBE
+            self._probe_no_later_than(
+                report.target.resource_type, self._clock.now() + _delay(report.failures // REFUSALS_BEFORE_PROBE)
             )
         if report.failure is None:
             self._settle_again = True
             if not self._settling:
                 self._settling = True
                 self._spawn(self._settle())
+
+    def _probe_no_later_than(self, feed: str, at: dt.datetime) -> None:
+        """Ask anew then, or sooner if that is planned already: refusals that go on must not put it off and off."""
+        self._probe_at[feed] = min(at, self._probe_at.get(feed, at))
 
     async def _settle(self) -> None:
         try:
