@@ -23,10 +23,8 @@ from poller.app import Engine, Installation, sinks_of
 from poller.broker.pgmq import consumer_options
 from poller.config import Config
 from poller.core.sink import Only
-from poller.demo import Demo, summary
 from poller.errors import Breach, ConfigError, NotFound, PollerError
 from poller.replay import replay as replay_events
-from poller.simulator.command import PORT, run_simulator
 from poller.store.log import Selection
 
 app = typer.Typer(
@@ -138,27 +136,33 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of the simulated practices.")] = 1,
 ) -> None:
     """Two simulated practices, polled, published, consumed, and judged against the truth. Exits 1 on any breach."""
+    # Loaded here: the simulator's clinical content takes a second, and no other command wants it.
+    from poller import watch  # noqa: PLC0415
+    from poller.demo import Demo, summary  # noqa: PLC0415
+
     logs.configure("console", "warning")
     running = Demo(seconds, seed)
     signal.signal(signal.SIGINT, lambda *_: running.stop_changes.set())
     signal.signal(signal.SIGTERM, lambda *_: running.stop_changes.set())
-    verdict = running.run() if as_json else display.watch(running)
+    verdict = running.run() if as_json else watch.watch(running)
     if as_json:
         typer.echo(json.dumps(summary(verdict)))
     else:
-        display.print_verdict(verdict)
+        watch.print_verdict(verdict)
     if not verdict["ok"]:
         raise Breach("; ".join(verdict["breaches"]))
 
 
 @app.command()
 def simulator(
-    port: Annotated[int, typer.Option(envvar="POLLER_SIMULATOR_PORT", help="Port on loopback.")] = PORT,
+    port: Annotated[int, typer.Option(envvar="POLLER_SIMULATOR_PORT", help="Port on loopback.")] = 8765,
     changes: Annotated[float, typer.Option(help="Changes a second in each practice.")] = 3.0,
     seed: Annotated[int, typer.Option(help="Seed of the practices.")] = 1,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """Serve the two practices that config/poller.yaml points at, until stopped. Makes the client's key if there is none."""
+    from poller.simulator.command import run_simulator  # noqa: PLC0415 - as in demo
+
     logs.configure("console", "info")
     key = _make_simulator_key(config)
     run_simulator(key, port=port, changes_per_second=changes, seed=seed)
@@ -279,7 +283,8 @@ def history(
         raise NotFound("name the resource as Type/id, e.g. Observation/lab-1")
     loaded = _load(config)
     with Installation(loaded) as installation:
-        rows = installation.reading_log.history(installation.practice(practice).code, resource_type, id_)
+        code = installation.practice(practice).code
+        rows = installation.reading_log.history(code, resource_type, id_)
     for line in display.history_lines(rows) if as_json else ():
         typer.echo(line)
     if not as_json:
@@ -301,7 +306,8 @@ def deletes_list(
     """Deletes held because they are too many at once, and why."""
     with Installation(_load(config)) as installation:
         states = ["held", "released"] + (["missing", "discarded"] if everything else [])
-        found = installation.deletes.listed(installation.practice(practice).code, states)
+        code = installation.practice(practice).code
+        found = installation.deletes.listed(code, states)
     table = Table("resource", "state", "missing since", "passes", "reason")
     for absence in found:
         since = f"{absence.first_missing_at:%Y-%m-%d %H:%M:%S}"
@@ -329,7 +335,8 @@ def deletes_discard(
 
 def _rule(config: Path, practice: str, verdict: str, resource_type: str | None, id_: str | None) -> None:
     with Installation(_load(config)) as installation:
-        count = installation.deletes.rule(installation.practice(practice).code, verdict, resource_type, id_)
+        code = installation.practice(practice).code
+        count = installation.deletes.rule(code, verdict, resource_type, id_)
     typer.echo(f"{count} {verdict}")
 
 

@@ -1,104 +1,18 @@
-"""What a terminal shows: the demo's live table, a tailed event, the versions of a resource."""
+"""What a terminal shows of the log: a tailed event, the versions of a resource."""
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rich.console import Console, Group
-from rich.live import Live
 from rich.table import Column, Table
-from rich.text import Text
 
 from poller.core import jsontext
-from poller.demo import Demo
-from poller.simulator.judge import Received
 from poller.store.log import HistoryRow
 
-_LATEST = 12
-_REFRESH = 0.5
 
-
-def watch(demo: Demo) -> dict[str, Any]:
-    """Run the demo with a live table; where there is no terminal, with a line for each event."""
-    console = Console()
-    verdict: dict[str, Any] = {}
-    failure: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            verdict.update(demo.run())
-        except BaseException as error:  # noqa: BLE001 - raised again below, on the main thread
-            failure.append(error)
-
-    thread = threading.Thread(target=work, name="demo")
-    thread.start()
-    (_live if console.is_terminal else _plain)(console, demo, thread)
-    thread.join()
-    if failure:
-        raise failure[0]
-    return verdict
-
-
-def _live(console: Console, demo: Demo, thread: threading.Thread) -> None:
-    with Live(console=console, refresh_per_second=4, transient=False) as live:
-        while thread.is_alive():
-            live.update(_screen(demo))
-            thread.join(_REFRESH)
-        live.update(_screen(demo))
-
-
-def _plain(console: Console, demo: Demo, thread: threading.Thread) -> None:
-    shown = 0
-    while thread.is_alive():
-        thread.join(_REFRESH)
-        received = list(demo.view.received)
-        for one in received[shown:]:
-            console.print(_row_text(one), highlight=False)
-        shown = len(received)
-
-
-def _screen(demo: Demo) -> Group:
-    view = demo.view
-    practices = Table(
-        "practice", "read", "patients", "calls/60 s", "limit", "events", "created", "updated", "deleted", "baseline",
-        title=f"poller demo: {view.phase}  (Ctrl-C stops the changes and judges the run)", expand=False,
-    )  # fmt: skip
-    world = view.server.world
-    for code, practice in world.practices.items():
-        events = view.events(code)
-        recent = [call for call in world.calls(code) if call.arrived > time.monotonic() - 60]
-        news = [one for one in events if one.event["origin"] != "baseline"]
-        actions = [_action(one.event) for one in news]
-        practices.add_row(
-            code,
-            "by patient" if practice.spec.mode == "ecw" else "by window",
-            str(len(world.written(code, "Patient"))),
-            str(len(recent)),
-            str(practice.spec.limit),
-            str(len(events)),
-            str(actions.count("created")),
-            str(actions.count("updated")),
-            str(actions.count("deleted")),
-            str(len(events) - len(news)),
-        )
-    latest = Table("at", "practice", "event", "what changed", title="latest events on the queue", expand=False)
-    for one in [one for one in list(view.received) if one.event["origin"] != "baseline"][-_LATEST:]:
-        latest.add_row(
-            f"{one.arrived:%H:%M:%S}", one.practice, f"{one.key[0]} {_action(one.event)}", _patched(one.event)
-        )
-    return Group(practices, latest)
-
-
-def _row_text(one: Received) -> Text:
-    return Text(
-        f"{one.arrived:%H:%M:%S} {one.practice} {one.key[0]:<18} {_action(one.event):<10} {one.event['origin']:<9} {_patched(one.event)}"
-    )
-
-
-def _action(event: Mapping[str, Any]) -> str:
+def action_of(event: Mapping[str, Any]) -> str:
+    """The action in a CloudEvent's type."""
     return str(event["type"]).split(".")[-2]
 
 
@@ -106,7 +20,8 @@ _BOOKKEEPING = ("/meta/lastUpdated", "/meta/versionId", "/text")
 """What a patch shows moved with every edit and means nothing by itself."""
 
 
-def _patched(event: Mapping[str, Any]) -> str:
+def changed_in(event: Mapping[str, Any]) -> str:
+    """Names of the changed elements of a CloudEvent, of either payload."""
     data = event["data"]
     paths = [str(step["path"]) for step in data.get("patch", ())]
     names = data.get("changed") or sorted(
@@ -124,41 +39,12 @@ def event_line(body: bytes) -> str:
             str(event["time"]),
             practice,
             str(event["sequence"]),
-            _action(event),
+            action_of(event),
             str(event["subject"]),
             str(event["origin"]),
-            _patched(event),
+            changed_in(event),
         )
     )
-
-
-_FIGURES = {
-    "mode": "read as",
-    "calls": "calls",
-    "max_calls_in_60s": "most calls in 60 s",
-    "changes": "changes owed",
-    "events": "events of changes",
-    "missed": "missed",
-    "false": "false",
-    "out_of_order": "out of order",
-    "duplicates": "duplicates",
-    "deletes": "deletes confirmed",
-    "found_only_by_sweep": "found only by sweep",
-}
-
-
-def print_verdict(verdict: Mapping[str, Any]) -> None:
-    """The judge's figures, a practice a column."""
-    practices = verdict["practices"]
-    table = Table("", *practices, title="judged against the simulator's truth")
-    for name, said in _FIGURES.items():
-        table.add_row(said, *(str(row[name]) for row in practices.values()))
-    for name in ("p50", "p95", "p99"):
-        delays = [row["delay_seconds"][name] for row in practices.values()]
-        table.add_row(f"delay {name}", *(f"{delay:.1f} s" if delay is not None else "-" for delay in delays))
-    console = Console()
-    console.print(table)
-    console.print("[green]every promise kept[/]" if verdict["ok"] else "[red]a promise was broken[/]")
 
 
 def history_table(rows: Sequence[HistoryRow]) -> Table:

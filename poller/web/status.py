@@ -48,6 +48,7 @@ class StatusServer:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             self._socket.bind((host, port))
+            self._socket.listen()  # two that only bind would not notice each other
         except OSError as error:
             self._socket.close()
             raise PollerError(
