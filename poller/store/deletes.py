@@ -125,12 +125,11 @@ class DeleteStore:
                 key | {"first_missing_at": absence.first_missing_at},
             ).scalar()
             stored = stored_of(rows[0]) if rows else None
-            if (
-                stored is None
-                or stored.deleted
-                or state not in {"missing", "released"}
-                or is_outdated(stored, read_began)
-            ):
+            if stored is None or stored.deleted:
+                # A pass that ended while the delete was committed has noted it as missing once more.
+                connection.execute(sql("forget_absence"), key)
+                return Settled.MOOT
+            if state not in {"missing", "released"} or is_outdated(stored, read_began):
                 return Settled.MOOT
             if state == "missing" and self._allowed(connection, key, breaker, now) < 1:
                 connection.execute(
