@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def new_databases(postgres_server: str, template_database: str) -> Iterator[Callable[[], str]]:
     """Gives the conninfo of a fresh, migrated database each time."""
     made: list[str] = []
@@ -32,7 +32,7 @@ def new_databases(postgres_server: str, template_database: str) -> Iterator[Call
             admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def new_services(request: pytest.FixtureRequest, new_databases: Callable[[], str]) -> Callable[[], Services]:
     """Gives a fresh database each time, and RabbitMQ where it runs, else the embedded queue."""
     try:

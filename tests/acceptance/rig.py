@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 import warnings
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -25,6 +26,7 @@ from urllib.parse import quote, urlencode, urlsplit
 from kombu.connection import Connection
 from kombu.entity import Queue
 from psycopg.conninfo import conninfo_to_dict
+from structlog.testing import capture_logs
 
 from poller.app import Engine, Installation
 from poller.broker.pgmq import consumer_options
@@ -376,7 +378,7 @@ class Rig:
     @contextlib.contextmanager
     def engine(self, make: Callable[[Installation], Engine] = Engine) -> Iterator[Engine]:
         """An engine in this process, on a thread; raises what ended it early."""
-        with Installation(self.config()) as installation:
+        with capture_logs(), Installation(self.config()) as installation:
             installation.prepare()
             with running(make(installation)) as engine:
                 yield engine
@@ -388,21 +390,31 @@ class Rig:
         codes = [one.code for one in self.specs]
         quiet_at = self.server.clock() + dt.timedelta(seconds=0.5)
         looks: list[int] = []
+        open_: list[str] = []
+        """What is not settled yet, by practice and kind; no ids."""
 
         def settled() -> bool:
-            read = all(
-                state.complete_began is not None and state.complete_began > quiet_at
+            open_[:] = [
+                f"{code} {state.target.resource_type} {state.target.kind.value} unread, {state.failures} failures"
                 for code in codes
                 for state in states.targets(code, ())
+                if state.complete_began is None or state.complete_began <= quiet_at
+            ]
+            open_.extend(
+                f"{code} {absence.resource_type} {absence.state}: {absence.reason}"
+                for code in codes
+                for absence in deletes.listed(code, ["missing", "released"])
             )
-            owed = any(deletes.listed(code, ["missing", "released"]) for code in codes)
-            behind = not self.drained()
-            if not read or owed or behind:
+            open_.extend(() if self.drained() else ["events behind a cursor"])
+            if open_:
                 looks.clear()
             looks.append(received())
-            return len(looks) > 4 and len(set(looks[-4:])) == 1
+            return len(looks) > 3 and len(set(looks[-3:])) == 1
 
-        wait_until("every schedule comes round, and all is consumed", settled, seconds, every=0.25)
+        try:
+            wait_until("every schedule comes round, and all is consumed", settled, seconds, every=0.2)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; open: {Counter(open_)}") from None
 
     def drained(self) -> bool:
         """Whether every sink has passed the whole log."""
