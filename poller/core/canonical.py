@@ -16,6 +16,7 @@ from typing import Any
 
 from poller.core import jsontext
 from poller.core.model import Sighting, Version
+from poller.core.pages import is_usable_id
 
 RULES_VERSION = 1
 """Version of the canonical form; stored beside every digest."""
@@ -143,7 +144,8 @@ def _patient(resource: Mapping[str, Any]) -> str | None:
         target = resource.get(name)
         reference = target.get("reference") if isinstance(target, dict) else None
         if isinstance(reference, str) and "Patient/" in reference:
-            return _storable(reference.rpartition("Patient/")[2].partition("/")[0]) or None
+            name = reference.rpartition("Patient/")[2].partition("/")[0]
+            return name if is_usable_id(name) else None  # anything else, of any length, would be a key in an index
     return None
 
 

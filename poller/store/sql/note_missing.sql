@@ -1,13 +1,18 @@
 -- A complete pass over a whole type, without resources that are stored: the first evidence on the way to a delete, never more than that.
 -- A row whose stored version was read after this pass had begun proves nothing against it.
+-- EXCEPT, whose cost follows the numbers whatever the planner believes: NOT IN compares every id with every other once they do not fit
+-- work_mem (some 150,000), for hours, and NOT EXISTS does where statistics have not caught up with a first sweep.
 INSERT INTO poller.absence (practice, resource_type, id, target, state, reason, first_missing_at, pass_began, passes)
-SELECT s.practice, s.resource_type, s.id, :target, 'missing', 'not in a complete pass', :now, :began, 1
-FROM poller.snapshot AS s
-WHERE s.practice = :practice
-  AND s.resource_type = :resource_type
-  AND NOT s.deleted
-  AND s.read_ended < :began
-  AND s.id NOT IN (SELECT unnest(CAST(:seen AS text[])))
+SELECT :practice, :resource_type, s.id, :target, 'missing', 'not in a complete pass', :now, :began, 1
+FROM (
+  SELECT k.id
+  FROM poller.snapshot AS k
+  WHERE k.practice = :practice
+    AND k.resource_type = :resource_type
+    AND NOT k.deleted
+    AND k.read_ended < :began
+  EXCEPT
+  SELECT unnest(CAST(:seen AS text[]))) AS s
 ORDER BY s.id
 ON CONFLICT (practice, resource_type, id) DO UPDATE
 SET passes = absence.passes + 1,

@@ -1,18 +1,21 @@
 -- A complete pass of a patient's target, or of all names, without resources that it had shown; as note_missing does for a whole type.
 INSERT INTO poller.absence (practice, resource_type, id, target, state, reason, first_missing_at, pass_began, passes)
-SELECT m.practice, m.resource_type, m.id, :target, 'missing', 'not in a complete pass', :now, :began, 1
-FROM poller.member AS m
-CROSS JOIN LATERAL (
-  SELECT k.deleted, k.read_ended FROM poller.snapshot AS k
-  WHERE k.practice = m.practice AND k.resource_type = m.resource_type AND k.id = m.id
-  LIMIT 1) AS s
-WHERE m.practice = :practice
-  AND m.target = :target
-  AND m.resource_type = :resource_type
-  AND NOT s.deleted
-  AND s.read_ended < :began
-  AND m.id NOT IN (SELECT unnest(CAST(:seen AS text[])))
-ORDER BY m.id
+SELECT :practice, :resource_type, s.id, :target, 'missing', 'not in a complete pass', :now, :began, 1
+FROM (
+  SELECT m.id
+  FROM poller.member AS m
+  CROSS JOIN LATERAL (
+    SELECT k.deleted, k.read_ended FROM poller.snapshot AS k
+    WHERE k.practice = m.practice AND k.resource_type = m.resource_type AND k.id = m.id
+    LIMIT 1) AS s
+  WHERE m.practice = :practice
+    AND m.target = :target
+    AND m.resource_type = :resource_type
+    AND NOT s.deleted
+    AND s.read_ended < :began
+  EXCEPT
+  SELECT unnest(CAST(:seen AS text[]))) AS s
+ORDER BY s.id
 ON CONFLICT (practice, resource_type, id) DO UPDATE
 SET passes = absence.passes + 1,
     pass_began = EXCLUDED.pass_began,
