@@ -29,6 +29,9 @@ from poller.store.state import StateStore
 
 log = structlog.get_logger(__name__)
 
+_PLACES_FOR_WINDOWS = 2
+"""Calls in flight that sweeps leave to the windows beside them."""
+
 
 class Reading(Protocol):
     """One pass under way: iterate over its batches, then ask what it proved."""
@@ -100,7 +103,9 @@ class Cycle:
         self._strategies: dict[str, Strategy] = {}
         self._schedules: dict[tuple[str, Kind], Schedule] = {}
         self._late: dict[str, bool] = {}
-        self._running: dict[str, asyncio.Task[None]] = {}
+        self._running: dict[Target, asyncio.Task[None]] = {}
+        self._loading = asyncio.Lock()
+        self._stopping = False
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Set to the error that ended the cycle: the store failed, or the lease was lost."""
         self.after_pass: Callable[[PassReport], None] | None = None
@@ -120,7 +125,15 @@ class Cycle:
         await self.register_targets([resource_type])
 
     async def register_targets(self, resource_types: Sequence[str] | None = None) -> None:
-        """Bring targets in line with strategies and patients, and load what is known of them."""
+        """Bring targets in line with strategies and patients, and load what is known of them.
+
+        One at a time: an older list of patients would retire the targets of those found since, and what was loaded earlier would put a
+        target back to before its last pass.
+        """
+        async with self._loading:
+            await self._register_targets(resource_types)
+
+    async def _register_targets(self, resource_types: Sequence[str] | None) -> None:
         practice = self._config.code
         patients = await asyncio.to_thread(self._store.patients, practice)
         for resource_type in resource_types or list(self._strategies):
@@ -137,16 +150,26 @@ class Cycle:
     def tick(self) -> None:
         """Start the passes that are owed, the longest owed first, as many as may be in flight."""
         now = self._clock.now()
-        waiting = (state for state in list(self._states.values()) if state.target.key not in self._running)
+        running = {target.key for target in self._running}
+        waiting = (state for state in list(self._states.values()) if state.target.key not in running)
         for target in plan.due(waiting, self._schedules, now):
-            if len(self._running) >= self._config.budget.max_in_flight or self.failed.done():
+            if len(self._running) >= self._config.budget.max_in_flight or self._stopping or self.failed.done():
                 return
+            if target.kind is Kind.SWEEP and self._sweeps_enough():
+                continue
             task = asyncio.create_task(self.run_pass(self._states[target.key]))
-            self._running[target.key] = task
-            task.add_done_callback(functools.partial(self._ended, target.key))
+            self._running[target] = task
+            task.add_done_callback(functools.partial(self._ended, target))
 
-    def _ended(self, key: str, task: asyncio.Task[None]) -> None:
-        self._running.pop(key, None)
+    def _sweeps_enough(self) -> bool:
+        """Whether one sweep more would leave no places for windows: sweeps of all feeds at once may last for an hour."""
+        if not any(state.target.kind is Kind.WINDOW for state in self._states.values()):
+            return False
+        sweeps = sum(target.kind is Kind.SWEEP for target in self._running)
+        return sweeps >= max(1, self._config.budget.max_in_flight - _PLACES_FOR_WINDOWS)
+
+    def _ended(self, target: Target, task: asyncio.Task[None]) -> None:
+        self._running.pop(target, None)
         if task.cancelled() or self.failed.done():
             return
         if (error := task.exception()) is not None:
@@ -178,7 +201,18 @@ class Cycle:
             origin=plan.origin_of(state, self._strategies[resource_type]),
             previous_read=state.complete_began,
             patients_live=state.baseline_at is not None or state.target.kind is Kind.WINDOW,
+            tells_window=self._window_beside(state),
         )
+
+    def _window_beside(self, state: TargetState) -> Target | None:
+        """The window that must show what this sweep finds changed; None where none has a start yet, or nothing is found but a baseline."""
+        target = state.target
+        if target.kind is not Kind.SWEEP or self._strategies[target.resource_type] is not Strategy.WINDOW:
+            return None
+        window = self._states.get(replace(target, kind=Kind.WINDOW).key)
+        if state.baseline_at is None or window is None or window.cursor_at is None:
+            return None
+        return window.target
 
     async def _commit(self, context: PassContext, batch: Batch, progress: _Progress, end: PassEnd | None) -> None:
         def work() -> Recorded:
@@ -213,8 +247,6 @@ class Cycle:
             counts=counts,
             outdated=progress.outdated,
             window_from=initial_cursor(reading.server_date, reading.began, overlap) if beside_windows else None,
-            finds=beside_windows and state.baseline_at is not None,
-            found=[id_ for (_, id_), _ in progress.changes],
             judged=state.sweep_found,
         )
 
@@ -258,12 +290,13 @@ class Cycle:
 
     async def _reload(self, target: Target) -> bool:
         """Take the target's state from the store; whether it is still in force."""
-        loaded = await asyncio.to_thread(
-            self._store.targets, self._config.code, self._config.patients.names, target.key
-        )
-        for state in loaded:
-            self._states[target.key] = state
-        return bool(loaded)
+        async with self._loading:
+            loaded = await asyncio.to_thread(
+                self._store.targets, self._config.code, self._config.patients.names, target.key
+            )
+            for state in loaded:
+                self._states[target.key] = state
+            return bool(loaded)
 
     def observe_lateness(self) -> None:
         """Say which feeds are late: what was owed a whole read and did not get it."""
@@ -288,6 +321,7 @@ class Cycle:
 
     async def stop(self) -> None:
         """End the passes under way; what they have committed stays, the rest is read again."""
+        self._stopping = True
         tasks = list(self._running.values())
         for task in tasks:
             task.cancel()

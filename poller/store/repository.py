@@ -51,10 +51,6 @@ class PassEnd:
     """Whether an earlier batch of the pass left rows for another read."""
     window_from: dt.datetime | None = None
     """Where the first window beside this sweep starts; sweeps only."""
-    finds: bool = False
-    """Whether what this pass finds changed must be in the next window, or windows miss changes; sweeps beside windows only."""
-    found: Sequence[str] = ()
-    """Ids that earlier batches of this pass found changed."""
     judged: Sequence[str] = ()
     """Ids that sweeps had found before this window began: shown by it or not, they are settled with it; windows only."""
 
@@ -70,6 +66,8 @@ class PassContext:
     """When the last whole pass of this target began: what changed did so after that."""
     patients_live: bool = False
     """Whether patients first seen now are new in the practice, not part of its baseline."""
+    tells_window: Target | None = None
+    """The window that must show what this pass finds changed, or windows miss changes; sweeps beside windows only."""
     keep_absences: bool = False
     """For a confirming read: its caller settles the evidence itself."""
 
@@ -112,6 +110,9 @@ class Repository:
                 connection.execute(
                     sql("clear_absences"), {"practice": context.lease.practice} | columns.keys(list(latest)) | began
                 )
+            if context.tells_window is not None and recorded.changes:
+                found = {"target": context.tells_window.key, "found": [id_ for (_, id_), _ in recorded.changes]}
+                connection.execute(sql("tell_window"), {"practice": context.lease.practice} | found)
             if end is not None:
                 self._end(connection, context, end, now, recorded)
             if writes:
@@ -260,17 +261,16 @@ class Repository:
                 "counts": end.counts,
                 "cursor_at": end.cursor_at,
                 "reread": bool(recorded.outdated) or end.outdated,
-                "judged": list(end.judged),
+                "settled": [*end.judged, *end.seen] if target.kind is Kind.WINDOW else [],
             },
         )
-        if target.kind is Kind.SWEEP:
+        if target.kind is Kind.SWEEP and end.counts and end.window_from is not None:
             connection.execute(
                 sql("follow_sweep"),
                 {
                     "practice": context.lease.practice,
                     "resource_type": target.resource_type,
-                    "window_from": end.window_from if end.counts else None,
-                    "sweep_found": [*end.found, *(id_ for (_, id_), _ in recorded.changes)] if end.finds else [],
+                    "window_from": end.window_from,
                 },
             )
 

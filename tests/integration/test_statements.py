@@ -150,10 +150,10 @@ CASES: dict[str, tuple[dict[str, Any], int]] = {
     "end_pass": (
         TARGET
         | {"began": NOW, "ended": NOW, "coverage": "complete", "failure": None, "counts": True, "cursor_at": NOW}
-        | {"reread": False, "judged": ["o1"]},
+        | {"reread": False, "settled": ["o1"]},
         40,
     ),
-    "follow_sweep": (PRACTICE | {"resource_type": "Observation", "window_from": NOW, "sweep_found": ["o1"]}, 60),
+    "follow_sweep": (PRACTICE | {"resource_type": "Observation", "window_from": NOW}, 60),
     "forget_absence": (ONE, 30),
     "grant_permits": (PRACTICE | {"length": dt.timedelta(seconds=1)}, 20),
     "hold_lease": (PRACTICE | {"epoch": 1}, 10),
@@ -180,6 +180,7 @@ CASES: dict[str, tuple[dict[str, Any], int]] = {
     "seed_members": (PRACTICE | {"resource_type": "Observation"}, 6000),
     "start_epoch": (PRACTICE, 20),
     "take_lease": (PRACTICE, 10),
+    "tell_window": (PRACTICE | {"target": "Observation/-/window/-", "found": ["o1"]}, 60),
     "update_snapshots": (versions(50) | BATCH, 3000),
 }  # fmt: skip
 

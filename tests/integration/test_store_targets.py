@@ -94,16 +94,20 @@ def test_an_incomplete_pass_without_a_failure_is_retried_with_growing_pauses_too
 def test_a_sweep_sets_the_first_windows_start_and_what_windows_must_show(practice: Practice) -> None:
     practice.register(WINDOW, SWEEP)
     broken = Coverage.INCOMPLETE
-    practice.whole(target=SWEEP, window_from=practice.at(5), coverage=broken, finds=True, found=["o1"])
-    assert (state_of(practice, WINDOW).cursor_at, state_of(practice, WINDOW).sweep_found) == (None, ("o1",))
-    practice.whole(practice.observation("o2"), target=SWEEP, window_from=practice.at(6), finds=True, found=["o1"])
-    practice.whole(practice.observation("o2"), practice.observation("o3"), target=SWEEP, window_from=practice.at(9))
+    practice.whole(target=SWEEP, window_from=practice.at(5), coverage=broken)
+    assert state_of(practice, WINDOW).cursor_at is None
+    practice.whole(practice.observation("o2"), target=SWEEP, window_from=practice.at(6))
+    practice.whole(practice.observation("o3"), target=SWEEP, window_from=practice.at(9))
     assert state_of(practice, WINDOW).cursor_at == practice.at(6), "only the first one sets it"
-    assert sorted(state_of(practice, WINDOW).sweep_found) == ["o1", "o2"]
+    assert state_of(practice, WINDOW).sweep_found == ()
+    practice.read(practice.observation("o1"), target=SWEEP, tells_window=WINDOW)
+    practice.read(practice.observation("o4"), practice.observation("o5"), target=SWEEP, tells_window=WINDOW)
+    practice.read(practice.observation("o5"), target=SWEEP, tells_window=WINDOW)
+    assert sorted(state_of(practice, WINDOW).sweep_found) == ["o1", "o4", "o5"]
     practice.whole(target=WINDOW, coverage=Coverage.INCOMPLETE, judged=["o1"])
-    assert sorted(state_of(practice, WINDOW).sweep_found) == ["o1", "o2"]
-    practice.whole(target=WINDOW, judged=["o1", "o9"])
-    assert state_of(practice, WINDOW).sweep_found == ("o2",)
+    assert sorted(state_of(practice, WINDOW).sweep_found) == ["o1", "o4", "o5"]
+    practice.whole(practice.observation("o4"), target=WINDOW, judged=["o1", "o9"])
+    assert state_of(practice, WINDOW).sweep_found == ("o5",), "judged and shown are settled"
 
 
 def test_who_appears_after_the_first_enumeration_is_live(by_patient: Practice) -> None:

@@ -10,5 +10,5 @@ SET last_began = :began,
     baseline_at = coalesce(baseline_at, CASE WHEN :counts THEN CAST(:ended AS timestamptz) END),
     cursor_at = CASE WHEN :counts AND NOT :reread THEN greatest(cursor_at, CAST(:cursor_at AS timestamptz)) ELSE cursor_at END,
     reread = :reread OR (reread AND NOT :counts),
-    sweep_found = CASE WHEN :counts THEN ARRAY(SELECT unnest(sweep_found) EXCEPT SELECT unnest(CAST(:judged AS text[]))) ELSE sweep_found END
+    sweep_found = CASE WHEN :counts THEN ARRAY(SELECT unnest(sweep_found) EXCEPT SELECT unnest(CAST(:settled AS text[]))) ELSE sweep_found END
 WHERE practice = :practice AND target = :target
