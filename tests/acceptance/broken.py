@@ -1,4 +1,4 @@
-"""``poller`` with one of its guarantees broken on purpose, as a process: ``python -m tests.acceptance.broken VARIANT run …``."""
+"""``poller`` with one of its guarantees broken on purpose, as a process: ``python -m tests.acceptance.broken VARIANT COMMAND …``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 import poller.app
+import poller.demo
 import poller.logs
 from poller.cli import main
 from poller.core.model import Event
@@ -65,10 +66,24 @@ def chatty(_format: Any = None, _level: Any = None) -> None:
     logging.basicConfig(level=logging.DEBUG)
 
 
+class ForgetfulConsumer(poller.demo.Consumer):
+    """Loses every seventh event."""
+
+    _count = 0
+
+    def _take(self, body: object, message: Any) -> None:
+        self._count += 1
+        if self._count % 7:
+            super()._take(body, message)
+        else:
+            message.ack()
+
+
 VARIANTS = {
     "split-commit": (poller.app, "Repository", SplitRepository),
     "hasty-cursor": (poller.app, "EventLog", HastyLog),
     "late-cursor": (poller.app, "EventLog", LateLog),
+    "forgetful-consumer": (poller.demo, "Consumer", ForgetfulConsumer),
     "chatty": (poller.logs, "configure", chatty),
 }
 

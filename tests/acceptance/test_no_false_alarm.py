@@ -73,10 +73,9 @@ class Sickness:
                 link = [{"relation": "self", "url": str(request.url)}]
                 bundle = {"resourceType": "Bundle", "type": "searchset", "total": 0, "link": link, "entry": []}
                 return httpx.Response(200, headers=fhir, content=orjson.dumps(bundle))
-            case "html404":
-                return httpx.Response(404, headers={"content-type": "text/html"}, content=HTML)
-            case "html":
-                return httpx.Response(200, headers={"content-type": "text/html"}, content=HTML)
+            case "html" | "html404":
+                status = 404 if manner == "html404" else 200
+                return httpx.Response(status, headers={"content-type": "text/html"}, content=HTML)
             case "404":
                 return httpx.Response(404, headers=fhir, content=GONE)
             case (
