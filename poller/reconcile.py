@@ -19,6 +19,12 @@ from poller.store.repository import Lease, PassContext, Recorded, Repository
 
 log = structlog.get_logger(__name__)
 
+_AT_ONCE = 100
+"""Absences taken from the store together."""
+
+_ENOUGH = 20
+"""Misses that are looked into: one proves as much as all of them, and each costs a call before all others."""
+
 
 class Confirmer(Protocol):
     """Reads single resources."""
@@ -61,8 +67,12 @@ class Reconciler:
 
     async def settle_absences(self) -> None:
         """Read every id that a complete pass did not show; delete what is gone, take in what is there, leave the rest missing."""
-        for absence in await asyncio.to_thread(self._deletes.due, self._lease.practice):
-            await self._settle(absence)
+        while True:
+            due = await asyncio.to_thread(self._deletes.due, self._lease.practice, _AT_ONCE)
+            for absence in due:
+                await self._settle(absence)
+            if len(due) < _AT_ONCE:
+                break
         held = await asyncio.to_thread(self._deletes.listed, self._lease.practice, ["held"])
         metrics.HELD_DELETES.labels(self._lease.practice).set(len(held))
 
@@ -74,19 +84,16 @@ class Reconciler:
         match confirmation:
             case Present(sighting):
                 await asyncio.to_thread(self._record, sighting)
-                await asyncio.to_thread(self._deletes.postpone, self._lease, absence, "in no pass, but there when read")
+                if not await asyncio.to_thread(self._deletes.hand_over, self._lease, absence):
+                    await self._postpone(absence, "in no pass, but there when read")
             case Gone(began, ended):
                 if self._evidence_is_void(absence):
                     await self._renew(absence)
                 else:
                     await self._delete(absence, began, ended)
             case Unclear(failure):
-                if failure.is_server_error:
-                    await self._renew(absence)
-                else:
-                    await asyncio.to_thread(
-                        self._deletes.postpone, self._lease, absence, f"not readable: {failure.kind.value}"
-                    )
+                # Not merely renewed: a resource whose every read fails would make all other evidence void in every round.
+                await self._postpone(absence, f"not readable: {failure.kind.value}")
             case _:
                 assert_never(confirmation)
 
@@ -94,6 +101,9 @@ class Reconciler:
         """Whether the source has erred since the pass without the id began; what it did before this process began is not known."""
         error = self._confirmer.last_server_error
         return absence.pass_began < self._began or (error is not None and error >= absence.pass_began)
+
+    async def _postpone(self, absence: Absence, reason: str) -> None:
+        await asyncio.to_thread(self._deletes.postpone, self._lease, absence, reason)
 
     async def _renew(self, absence: Absence) -> None:
         await asyncio.to_thread(
@@ -124,9 +134,9 @@ class Reconciler:
         return recorded
 
     async def truly_missed(self, resource_type: str, ids: Sequence[str]) -> int:
-        """How many of the ids that a window should have shown are there when read; one that is gone proves nothing against windows."""
+        """How many of the ids (the first 20) that a window should have shown are there; one that is gone proves nothing against windows."""
         missed = 0
-        for id_ in ids:
+        for id_ in ids[:_ENOUGH]:
             match await self._confirmer.confirm(resource_type, id_):
                 case Present():
                     missed += 1

@@ -144,8 +144,8 @@ def _patient(resource: Mapping[str, Any]) -> str | None:
         target = resource.get(name)
         reference = target.get("reference") if isinstance(target, dict) else None
         if isinstance(reference, str) and "Patient/" in reference:
-            name = reference.rpartition("Patient/")[2].partition("/")[0]
-            return name if is_usable_id(name) else None  # anything else, of any length, would be a key in an index
+            patient = reference.rpartition("Patient/")[2].partition("/")[0]
+            return patient if is_usable_id(patient) else None  # anything else, of any length, would be a key in an index
     return None
 
 

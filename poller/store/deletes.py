@@ -58,7 +58,7 @@ class DeleteStore:
         self._engine = engine
 
     def due(self, practice: str, limit: int = 100) -> list[Absence]:
-        """Absences whose resource is to be read now, longest missing first."""
+        """Absences whose resource is to be read now, those that were asked for least first, then the longest missing."""
         with self._engine.connect() as connection:
             rows = connection.execute(sql("due_absences"), {"practice": practice, "limit": limit}).all()
         return [_absence(row) for row in rows]
@@ -85,6 +85,12 @@ class DeleteStore:
                 ),
                 _key(lease, absence) | {"wait": 1 << min(absence.checks, 6), "reason": reason},
             )
+
+    def hand_over(self, lease: Lease, absence: Absence) -> bool:
+        """The resource is there: forget the absence if another target shows it now, to which it has moved. Whether that is so."""
+        with self._engine.begin() as connection:
+            hold_lease(connection, lease)
+            return connection.execute(sql("hand_over"), _key(lease, absence)).first() is not None
 
     def renew(self, lease: Lease, absence: Absence, reason: str) -> None:
         """A server error made the evidence void: the next complete pass must show the absence again."""

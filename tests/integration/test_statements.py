@@ -156,6 +156,7 @@ CASES: dict[str, tuple[dict[str, Any], int]] = {
     "follow_sweep": (PRACTICE | {"resource_type": "Observation", "window_from": NOW}, 60),
     "forget_absence": (ONE, 30),
     "grant_permits": (PRACTICE | {"length": dt.timedelta(seconds=1)}, 20),
+    "hand_over": (ONE, 40),
     "hold_lease": (PRACTICE | {"epoch": 1}, 10),
     "insert_history": (versions(50) | BATCH, 1000),
     "insert_members": (rows(1000) | TARGET, 15000),
