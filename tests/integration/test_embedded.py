@@ -1,0 +1,60 @@
+"""The embedded server: who may reach it, and what a killed process leaves behind."""
+
+from __future__ import annotations
+
+import json
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from poller.store.embedded import EmbeddedPostgres, digest_key_file
+
+HOLD = """
+import sys
+from pathlib import Path
+from poller.store.embedded import EmbeddedPostgres
+EmbeddedPostgres(Path(sys.argv[1]))
+print("up", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_it_is_reached_by_its_owner_and_stops_with_its_last_user_though_another_was_killed(data_dir: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(data_dir)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        process.kill()
+    server = EmbeddedPostgres(data_dir)
+    [socket] = [path for path in Path(_socket_directory(server)).glob(".s.PGSQL.*") if not path.name.endswith(".lock")]
+    assert stat.S_IMODE(socket.stat().st_mode) == 0o700
+    with psycopg.connect(server.queue_conninfo) as connection:
+        assert connection.execute("SELECT to_regclass('pgmq.topic_bindings') IS NOT NULL").fetchone() == (True,)
+    server.close()
+    assert not (data_dir / "postgres" / "postmaster.pid").exists()
+
+
+def _socket_directory(server: EmbeddedPostgres) -> str:
+    return str(psycopg.conninfo.conninfo_to_dict(server.store_conninfo)["host"])
+
+
+@pytest.mark.parametrize("left", ["", "[1", json.dumps([2**22 - 1])])
+def test_a_list_of_users_cut_off_or_outdated_is_no_hindrance(data_dir: Path, left: str) -> None:
+    EmbeddedPostgres(data_dir).close()
+    (data_dir / "postgres" / ".handle_pids.json").write_text(left)
+    server = EmbeddedPostgres(data_dir)
+    server.close()
+    assert not (data_dir / "postgres" / "postmaster.pid").exists()
+
+
+def test_the_digest_key_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:
+    path = digest_key_file(tmp_path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    text = path.read_text()
+    assert len(text) == 64
+    assert digest_key_file(tmp_path).read_text() == text
