@@ -14,11 +14,11 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import structlog
-from apscheduler.triggers.cron import CronTrigger
 
 from poller import metrics
 from poller.clock import Clock
 from poller.config import FeedConfig, PracticeConfig
+from poller.config.values import cron_trigger
 from poller.core import plan
 from poller.core.canonical import reduce
 from poller.core.model import Action, Batch, Coverage, Failure, FailureKind, Kind, Purpose, Strategy, Target
@@ -347,13 +347,20 @@ def feed_schedules(feed: FeedConfig, practice: PracticeConfig) -> tuple[Schedule
 def _next_after(cron: str | None, zone: dt.tzinfo) -> plan.NextAfter | None:
     if cron is None:
         return None
-    trigger = CronTrigger.from_crontab(cron, timezone=zone)
+    trigger, by_the_wall = cron_trigger(cron, zone), cron_trigger(cron, dt.UTC)
+
+    @functools.lru_cache(1 << 16)  # asked of every target at every look, and thousands of targets may share it
+    def after_utc(last: dt.datetime) -> dt.datetime | None:
+        after = (last + dt.timedelta(microseconds=1)).astimezone(zone)
+        fires: dt.datetime | None = trigger.get_next_fire_time(None, after)
+        if fires is not None and fires.astimezone(dt.UTC) <= last:
+            # APScheduler takes the second of the two hours when clocks are put back for the first: all would be owed all through it.
+            shown = by_the_wall.get_next_fire_time(None, after.replace(tzinfo=dt.UTC, fold=0))
+            fires = shown and shown.replace(tzinfo=zone, fold=1)
+        return fires and fires.astimezone(dt.UTC)
 
     def next_after(last: dt.datetime) -> dt.datetime | None:
-        fires: dt.datetime | None = trigger.get_next_fire_time(
-            None, last.astimezone(zone) + dt.timedelta(microseconds=1)
-        )
-        return fires
+        return after_utc(last.astimezone(dt.UTC))
 
     return next_after
 

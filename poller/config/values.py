@@ -146,11 +146,39 @@ def show_duration(value: dt.timedelta) -> str:
     return f"{value // _UNITS['ms']}ms"
 
 
+_WEEKDAYS: Final = ("sun", "mon", "tue", "wed", "thu", "fri", "sat", "sun")
+"""As crontab numbers them, from 0 to 7."""
+_NUMBERED = re.compile(r"(?:\*|(?P<first>[0-7])(?:-(?P<last>[0-7]))?)(?:/(?P<step>[1-7]))?")
+
+
+def cron_trigger(written: str, zone: dt.tzinfo) -> CronTrigger:
+    """When five fields of a crontab fire. ValueError and others of APScheduler's for what is no such thing.
+
+    APScheduler numbers weekdays from Monday, 0; crontab has Sunday for 0 and 7, and so do we.
+    """
+    fields = written.split()
+    if len(fields) == 5:  # noqa: PLR2004 - minute, hour, day, month, weekday
+        fields[4] = ",".join(_named_weekdays(part) for part in fields[4].split(","))
+    return CronTrigger.from_crontab(" ".join(fields), timezone=zone)
+
+
+def _named_weekdays(part: str) -> str:
+    """One part of a list of weekdays, with names for numbers; what has none stays."""
+    match = _NUMBERED.fullmatch(part)
+    if match is None or part == "*":
+        return part
+    first, last, step = int(match["first"] or 0), match["last"], int(match["step"] or 1)
+    end = int(last) if last else first if match["first"] and not match["step"] else 6
+    if end < first:
+        raise ValueError("weekdays that end before they begin")
+    return ",".join(_WEEKDAYS[day] for day in range(first, end + 1, step))
+
+
 def check_cron(written: str) -> str:
     """Five fields as crontab has them, by the parser of the scheduler that will use them."""
     hint = 'write five fields, minute hour day month weekday, as in "*/15 7-19 * * mon-fri"'
     try:
-        CronTrigger.from_crontab(written, timezone=dt.UTC)
+        cron_trigger(written, dt.UTC)
     except (ValueError, KeyError, IndexError, TypeError, OverflowError, RecursionError):
         raise ValueError(f"not a cron schedule; {hint}") from None
     return written

@@ -143,6 +143,19 @@ def wanted_targets(
     ]
 
 
+_LONGEST_OPENING = dt.timedelta(hours=1)
+_NO_EXCUSE = dt.timedelta(days=8)
+"""Whatever the active hours, they came in so long."""
+
+
+def _opened_just_now(schedule: Schedule, owed: dt.datetime, patience: dt.timedelta, now: dt.datetime) -> bool:
+    """Whether nothing is late yet, since the active hours have not lasted as long as a reading may take: an hour at the most.
+
+    Without that bound a feed that is owed a reading less often than its hours are long would never be late.
+    """
+    return now - owed < _NO_EXCUSE and not schedule.allows(now - min(patience, _LONGEST_OPENING))
+
+
 def late(
     states: Iterable[TargetState], schedules: Mapping[tuple[str, Kind], Schedule], now: dt.datetime, grace: dt.timedelta
 ) -> bool:
@@ -158,8 +171,6 @@ def late(
         again = schedule.due_at(owed) if owed is not None else None
         if owed is None or again is None:
             continue
-        patience = again - owed + grace
-        # At the opening of the active hours nothing is late yet: they must have lasted as long as a reading may take.
-        if again + grace < now and schedule.allows(now - patience):
+        if again + grace < now and not _opened_just_now(schedule, again, again - owed + grace, now):
             return True
     return False
