@@ -49,8 +49,7 @@ async def probe(source: Source, resource_type: str, now: dt.datetime) -> Verdict
         said = await _ask_window(source, resource_type, BEGINNING, evidence, "past", is_empty=False)
     match said:
         case _Said.YES:
-            reason = "_lastUpdated is honoured: a window in the future is empty, and the self links name it"
-            return Verdict(Strategy.WINDOW, reason, evidence)
+            return await _ask_beside_windows(source, resource_type, evidence)
         case _Said.NO:
             return Verdict(Strategy.PATIENT, _by_patient("_lastUpdated is refused", resource_type), evidence)
         case _Said.UNCLEAR:
@@ -78,6 +77,23 @@ async def _ask_window(
     found_none = not page.showings and not page.problems and not page.total and page.next is None
     evidence[name] = {"status": status, "empty": found_none, "named": is_named}
     return _Said.YES if is_named and (found_none or not is_empty) else _Said.IGNORED
+
+
+async def _ask_beside_windows(source: Source, resource_type: str, evidence: dict[str, Mapping[str, object]]) -> Verdict:
+    """Whether the sweep beside windows can be read: no window begins before the first one is whole."""
+    said, _, status = await _ask(source, where(resource_type, {}), resource_type)
+    evidence["bare"] = {"status": status}
+    match said:
+        case _Said.YES:
+            reason = "_lastUpdated is honoured: a window in the future is empty, and the self links name it"
+            return Verdict(Strategy.WINDOW, reason, evidence)
+        case _Said.NO:
+            reason = _by_patient(
+                "_lastUpdated is honoured but a search without any parameter is refused", resource_type
+            )
+            return Verdict(Strategy.PATIENT, reason, evidence)
+        case _:
+            return Verdict(None, "no clear answer to a search over the whole practice", evidence)
 
 
 async def _ask_bare(source: Source, resource_type: str, evidence: dict[str, Mapping[str, object]]) -> Verdict:

@@ -30,8 +30,10 @@ NAMED = "Observation?_lastUpdated=x"
 @pytest.mark.parametrize(
     ("server", "strategy", "calls"),
     [
-        (probing(ok(bundle(own=NAMED)), ok(bundle("a", own=NAMED))), Strategy.WINDOW, 2),
-        (probing(ok(bundle(own=NAMED)), ok(bundle(own=NAMED))), Strategy.WINDOW, 2),
+        (probing(ok(bundle(own=NAMED)), ok(bundle("a", own=NAMED)), ok(bundle("a"))), Strategy.WINDOW, 3),
+        (probing(ok(bundle(own=NAMED)), ok(bundle(own=NAMED)), ok(bundle())), Strategy.WINDOW, 3),
+        (probing(ok(bundle(own=NAMED)), ok(bundle("a", own=NAMED)), refusal(400, "required")), Strategy.PATIENT, 3),
+        (probing(ok(bundle(own=NAMED)), ok(bundle("a", own=NAMED)), refusal(503)), None, 3),
         (probing(ok(bundle(own=NAMED)), refusal(400)), Strategy.PATIENT, 2),
         (probing(ok(bundle(own=NAMED)), refusal(500)), None, 2),
         (probing(refusal(400)), Strategy.PATIENT, 1),
