@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import datetime as dt
 from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Self
 
@@ -43,6 +44,7 @@ log = structlog.get_logger(__name__)
 
 _PARTITIONS_EVERY = dt.timedelta(hours=6)
 _DIGEST_KEY_BYTES = 16
+_THREADS = 24
 
 
 def sinks_of(config: Config) -> list[Sink]:
@@ -190,7 +192,9 @@ class Engine:
     async def run(self, stop: asyncio.Event) -> None:
         """Poll, record and publish until ``stop``. Raises PollerError when it cannot begin."""
         clock = await asyncio.to_thread(postgres.open_clock, self._database)
-        await asyncio.to_thread(self._make_partitions, clock)
+        # The default, 6 threads on 2 cores, would let the slow writes of one practice keep all others from the store.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS, "store"))
+        await self._keep_partitions(clock)
         scheduler = AsyncIOScheduler(timezone=dt.UTC)
         host, _, port = self._config.http.listen.rpartition(":")
         status = StatusServer(host.strip("[]"), int(port), self._readiness)

@@ -52,6 +52,10 @@ def open_engine(conninfo: str, role: str | None, *, pool_size: int = 5) -> Engin
             conninfo,
             application_name=f"poller:{role or 'admin'}",
             connect_timeout=10,
+            keepalives_idle=10,
+            keepalives_interval=5,
+            keepalives_count=3,
+            tcp_user_timeout=30_000,  # a server that vanishes without a word is noticed in half a minute, not in two hours
             prepare_threshold=None,  # planned with the values at hand: a plan for any values reads whole tables for a few rows
             options="-c idle_in_transaction_session_timeout=60s -c timezone=UTC",
         )
@@ -174,5 +178,10 @@ def open_clock(engine: Engine) -> AnchoredClock:
 
 
 def ensure_partitions(connection: Connection, now: dt.datetime) -> None:
-    """Make this month's and next month's partitions of history and events."""
+    """Make this month's and next month's partitions of history and events.
+
+    Raises OperationalError rather than wait long for a lock, as behind a backup: whoever writes would wait behind us. What is missing
+    is caught by the default partitions.
+    """
+    connection.execute(text("SET LOCAL lock_timeout = '2s'"))
     connection.execute(text("SELECT poller.ensure_partitions(CAST(:today AS date))"), {"today": now.date()})

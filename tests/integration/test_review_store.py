@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 
 from poller.core.model import Kind, Target
-from poller.store.engine import sql
+from poller.store.engine import ensure_partitions, sql
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Practice
@@ -41,6 +42,17 @@ def test_a_reference_of_any_length_holds_up_nothing(practice: Practice) -> None:
     practice.whole(*odd)
     keys = practice.rows("SELECT id, partition_key FROM poller.snapshot ORDER BY id")
     assert keys == [("o1", "Observation/o1"), ("o2", "Patient/a")]
+
+
+def test_partitions_do_not_wait_behind_a_backup(practice: Practice) -> None:
+    """Else every writer would wait behind them. Broken on purpose: without the lock timeout this hangs until the reader ends."""
+    with practice.engine.connect() as backup, practice.engine.connect() as writing:
+        backup.execute(text("SELECT FROM poller.event LIMIT 1"))
+        with pytest.raises(OperationalError):
+            ensure_partitions(writing, practice.at(40 * 86_400))
+        writing.rollback()
+        backup.rollback()
+        ensure_partitions(writing, practice.at(40 * 86_400))
 
 
 def test_targets_of_another_strategy_are_live_once_the_one_before_has_read_the_whole(practice: Practice) -> None:
