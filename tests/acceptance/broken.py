@@ -20,6 +20,12 @@ _GAP = 0.4
 """Seconds between two steps that should be one."""
 
 
+def _pause() -> None:
+    """Say that now would be the moment to be killed, and leave time for it."""
+    sys.stderr.write('{"action": "broken.gap"}\n')
+    time.sleep(_GAP)
+
+
 class SplitRepository(Repository):
     """Commits snapshot and history first, and the events in a transaction of their own."""
 
@@ -32,7 +38,7 @@ class SplitRepository(Repository):
         self._written.later = None
         recorded = super().record(*arguments, **more)
         if self._written.later is not None:
-            time.sleep(_GAP)
+            _pause()
             with self._engine.begin() as connection:
                 super()._append(connection, *self._written.later)
         return recorded
@@ -44,9 +50,8 @@ class HastyLog(EventLog):
     def after(self, practice: str, epoch: int, sequence: int, limit: int, *, bodies: bool) -> list[Event]:
         events = super().after(practice, epoch, sequence, limit, bodies=bodies)
         if events:
-            for sink in ("full",):
-                super().advance(sink, practice, events[-1].epoch, events[-1].sequence, None)
-            time.sleep(_GAP)
+            super().advance("full", practice, events[-1].epoch, events[-1].sequence, None)
+            _pause()
         return events
 
     def advance(self, *_: Any) -> None:

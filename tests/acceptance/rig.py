@@ -147,6 +147,11 @@ class Poller:
         """The line that says that it polls."""
         return next((line for line in self.said() if line.get("action") == "engine.start"), None)
 
+    def is_between_steps(self) -> bool:
+        """Whether a broken one (:mod:`tests.acceptance.broken`) has just done the first of two steps."""
+        lines = self.log.read_bytes()[self._begins :].splitlines()
+        return bool(lines) and lines[-1] == b'{"action": "broken.gap"}'
+
     def wait_started(self, seconds: float = 30) -> int:
         """Wait for it; the port of its status server."""
         wait_until("the poller polls", lambda: self.started() or self.process.poll() is not None, seconds)

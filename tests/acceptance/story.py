@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 MARK = "zqx"
 """Stands in every id and every word of the planted patients, and nowhere else."""
 
-FAULTS: dict[str, Any] = {"error_500": 0.05, "error_503": 0.05, "cut_json": 0.05, "cut_connection": 0.05, "html": 0.05}
+FAULTS: dict[str, Any] = {"error_500": 0.03, "error_503": 0.03, "cut_json": 0.03, "cut_connection": 0.03, "html": 0.03}
 
 
 @dataclass

@@ -242,7 +242,6 @@ def live_through(day: Day) -> None:
 def _rule_on_the_held(day: Day) -> None:
     held = [absence.id for absence in day.deletes.listed(OPEN, ["held"])]
     assert day.deletes.rule(OPEN, "discarded", "Observation", held[0]) == 1
-    day.end("discard")
     asked = len(day.rig.world.calls(OPEN))
     assert day.deletes.rule(OPEN, "released", "Observation", None) == len(held) - 1
     day.end("release")
@@ -289,7 +288,6 @@ def test_a_mass_disappearance_is_held_but_for_the_set_fraction(day: Day) -> None
 
 def test_what_a_person_releases_is_read_once_more_and_deleted(day: Day) -> None:
     discarded, *released = day.vanished
-    assert day.told["discard"][OPEN] == []
     told = day.told["release"][OPEN]
     assert actions(told) == {"deleted": len(released)}
     assert {event["subject"].partition("/")[2] for event in told} == set(released)
