@@ -21,7 +21,7 @@ from poller import metrics
 from poller.broker.pgmq import PgmqBroker
 from poller.broker.port import Broker
 from poller.broker.rabbit import RabbitBroker
-from poller.clock import Clock
+from poller.clock import AnchoredClock, Clock
 from poller.config import Config, PracticeConfig
 from poller.core.model import Purpose
 from poller.core.sink import Only, Sink
@@ -43,6 +43,8 @@ from poller.web.status import StatusServer
 log = structlog.get_logger(__name__)
 
 _PARTITIONS_EVERY = dt.timedelta(hours=6)
+_CLOCK_EVERY = dt.timedelta(minutes=1)
+_CLOCK_STEP = dt.timedelta(seconds=1)
 _DIGEST_KEY_BYTES = 16
 _THREADS = 24
 
@@ -203,6 +205,7 @@ class Engine:
         self._relay.start()
         scheduler.start()
         try:
+            scheduler.add_job(self._catch_up, "interval", args=[clock], seconds=_CLOCK_EVERY.total_seconds())
             scheduler.add_job(
                 self._keep_partitions, "interval", args=[clock], seconds=_PARTITIONS_EVERY.total_seconds()
             )
@@ -245,6 +248,17 @@ class Engine:
             await asyncio.to_thread(self._make_partitions, clock)
         except DBAPIError as error:
             log.warning("partitions will be made later", action="partitions.fail", error=type(error).__name__)
+
+    async def _catch_up(self, clock: AnchoredClock) -> None:
+        try:
+            ahead = clock.catch_up(*await asyncio.to_thread(postgres.read_clock, self._database))
+        except DBAPIError as error:
+            log.warning("the database's clock will be read later", action="clock.fail", error=type(error).__name__)
+            return
+        if ahead > _CLOCK_STEP:
+            log.warning(
+                "the clock has caught up with the database's", action="clock.catch-up", seconds=ahead.total_seconds()
+            )
 
     def _readiness(self) -> Mapping[str, str]:
         parts = {"store": "ok"} | {f"sink {name}": reason for name, reason in self._relay.troubles().items()}

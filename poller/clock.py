@@ -30,6 +30,14 @@ class AnchoredClock:
         """The shared clock's time, by the monotonic time since the anchor."""
         return self._anchor + dt.timedelta(seconds=time.monotonic() - self._at)
 
+    def catch_up(self, anchor: dt.datetime, at: float) -> dt.timedelta:
+        """Take a later anchor if it is ahead of this clock, as after this machine was suspended. Returns by how much; never goes back."""
+        ahead = anchor - (self._anchor + dt.timedelta(seconds=at - self._at))
+        if ahead <= dt.timedelta(0):
+            return dt.timedelta(0)
+        self._anchor, self._at = anchor, at
+        return ahead
+
 
 class SystemClock:
     """This machine's wall clock, for what runs without a database."""

@@ -21,6 +21,7 @@ from poller.config import FeedConfig, PracticeConfig
 from poller.config.values import cron_trigger
 from poller.core import plan
 from poller.core.canonical import reduce
+from poller.core.decide import origin_of_change
 from poller.core.model import Action, Batch, Coverage, Failure, FailureKind, Kind, Purpose, Strategy, Target
 from poller.core.plan import Schedule, TargetState
 from poller.core.window import initial_cursor, next_cursor
@@ -224,7 +225,8 @@ class Cycle:
         progress.changes.extend((key, decision.action) for key, decision in recorded.changes)
         feed = context.target.resource_type
         for _, decision in recorded.changes:
-            metrics.CHANGES.labels(self._config.code, feed, decision.action.value, context.origin.value).inc()
+            origin = origin_of_change(context.origin, decision.action)
+            metrics.CHANGES.labels(self._config.code, feed, decision.action.value, origin.value).inc()
         if recorded.outdated:
             metrics.OUTDATED.labels(self._config.code, feed).inc(len(recorded.outdated))
         if recorded.changes:

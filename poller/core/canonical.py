@@ -145,7 +145,9 @@ def _patient(resource: Mapping[str, Any]) -> str | None:
         reference = target.get("reference") if isinstance(target, dict) else None
         if isinstance(reference, str) and "Patient/" in reference:
             patient = reference.rpartition("Patient/")[2].partition("/")[0]
-            return patient if is_usable_id(patient) else None  # anything else, of any length, would be a key in an index
+            return (
+                patient if is_usable_id(patient) else None
+            )  # anything else, of any length, would be a key in an index
     return None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Mapping
 
-from poller.core.model import Action, Decision, Stored, Version
+from poller.core.model import Action, Decision, Origin, Stored, Version
 
 
 def changed_elements(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[str, ...]:
@@ -37,6 +37,15 @@ def decide(stored: Stored | None, seen: Version, version_floor: int) -> Decision
 def decide_delete(stored: Stored, version_floor: int) -> Decision:
     """The delete of a resource whose absence is proven."""
     return Decision(Action.DELETED, max(stored.version + 1, version_floor), ())
+
+
+def origin_of_change(origin: Origin, action: Action) -> Origin:
+    """The origin of one change found by a pass whose finds are of ``origin``.
+
+    A baseline shows what is there. What differs from a version that is known already (a first read that takes several tries goes over the
+    same resources again) is news, and a sink without baselines must hear of it.
+    """
+    return Origin.LIVE if origin is Origin.BASELINE and action is not Action.CREATED else origin
 
 
 def is_outdated(stored: Stored | None, began: dt.datetime) -> bool:

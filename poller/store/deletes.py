@@ -197,7 +197,6 @@ class DeleteStore:
         append_events(
             connection,
             key["practice"],
-            Origin.LIVE,
             now,
             stored.read_ended,
             f"not in a complete pass begun {absence.pass_began:%Y-%m-%dT%H:%M:%SZ}, then gone when read",
@@ -213,6 +212,7 @@ class DeleteStore:
                         bytes(gone.digest),
                     )
                 ],
+                "origins": [Origin.LIVE.value],
                 "changed": [columns.names(())],
                 "categories": [columns.names(gone.categories)],
                 "statuses": [gone.status],

@@ -167,14 +167,19 @@ def prove_digest_key(engine: Engine, key: bytes) -> None:
         raise StoreError("store.digest_key is not the key this database was made with; put the former key back")
 
 
-def open_clock(engine: Engine) -> AnchoredClock:
-    """The database's clock, anchored to this process's monotonic one at the middle of a round trip."""
+def read_clock(engine: Engine) -> tuple[dt.datetime, float]:
+    """The database's time, and this process's monotonic time at the middle of the round trip."""
     with engine.connect() as connection:
         connection.execute(text("SELECT 1"))  # the connection is up before the round trip that is timed
         before = time.monotonic()
         now: dt.datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
         after = time.monotonic()
-    return AnchoredClock(now.astimezone(dt.UTC), (before + after) / 2)
+    return now.astimezone(dt.UTC), (before + after) / 2
+
+
+def open_clock(engine: Engine) -> AnchoredClock:
+    """The database's clock, carried by this process's monotonic one."""
+    return AnchoredClock(*read_clock(engine))
 
 
 def ensure_partitions(connection: Connection, now: dt.datetime) -> None:

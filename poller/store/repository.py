@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, text
 
 from poller.core import canonical, jsontext
-from poller.core.decide import decide, is_outdated
+from poller.core.decide import decide, is_outdated, origin_of_change
 from poller.core.envelope import event_id
 from poller.core.model import Coverage, Decision, Kind, Origin, Stored, Target, Version
 from poller.errors import LeaseLost
@@ -285,7 +285,6 @@ class Repository:
         append_events(
             connection,
             practice,
-            context.origin,
             now,
             context.previous_read,
             None,
@@ -294,6 +293,7 @@ class Repository:
                 "event_ids": [event_id(practice, *v.key, d.version, d.action, v.digest) for v, d, _ in writes],
                 "versions": [decision.version for _, decision, _ in writes],
                 "actions": [decision.action.value for _, decision, _ in writes],
+                "origins": [origin_of_change(context.origin, decision.action).value for _, decision, _ in writes],
                 "digests": [version.digest for version, _, _ in writes],
                 "changed": [columns.names(decision.changed) for _, decision, _ in writes],
                 "categories": [columns.names(version.categories) for version, _, _ in writes],
@@ -307,7 +307,6 @@ class Repository:
 def append_events(
     connection: Connection,
     practice: str,
-    origin: Origin,
     now: dt.datetime,
     previous_read: dt.datetime | None,
     evidence: str | None,
@@ -316,7 +315,6 @@ def append_events(
     """Append to the practice's log; the last statement of a writing transaction."""
     common = {
         "practice": practice,
-        "origin": origin.value,
         "now": now,
         "previous_read": previous_read,
         "evidence": evidence,

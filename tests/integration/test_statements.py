@@ -112,6 +112,7 @@ def versions(count: int, prefix: str = "") -> dict[str, Any]:
                 "read_began": NOW,
                 "read_ended": NOW,
                 "actions": "updated",
+                "origins": "live",
                 "changed": '["status"]',
                 "began": NOW,
             }.items()
@@ -138,7 +139,7 @@ BATCH = {"rules_version": 1, "now": NOW} | PRACTICE
 CASES: dict[str, tuple[dict[str, Any], int]] = {
     # statement, or "statement: case" → binds, and how many pages it may touch
     "advance_cursor": (PRACTICE | {"sink": "s1", "epoch": 1, "sequence": 20, "routed": None}, 20),
-    "append_events": (versions(50) | BATCH | {"origin": "live", "previous_read": NOW, "evidence": None}, 3000),
+    "append_events": (versions(50) | BATCH | {"previous_read": NOW, "evidence": None}, 3000),
     "block_practice": (PRACTICE | {"length": dt.timedelta(seconds=1)}, 20),
     "clear_absences": (versions(1000) | PRACTICE, 8000),
     "compare": (versions(1000) | TARGET | {"rules_version": 1, "members": True}, 10000),

@@ -162,3 +162,14 @@ def test_reads_of_several_types_in_one_batch_keep_their_types_apart(practice: Pr
     practice.register(Target("p1", "Patient", Kind.SWEEP))
     recorded = practice.read(practice.patient("a"), practice.observation("o1"), practice.observation("o2"))
     assert {key for key, _ in recorded.changes} == {("Patient", "a"), ("Observation", "o1"), ("Observation", "o2")}
+
+
+def test_what_changes_during_a_baseline_is_news(practice: Practice) -> None:
+    """A first read that takes several tries sees changes too; a sink without baselines must hear of them."""
+    practice.read(practice.observation(value="1"), origin=Origin.BASELINE)
+    practice.read(practice.observation(value="2"), origin=Origin.BASELINE)
+    events = practice.log.after("p1", 1, 0, 10, bodies=False)
+    assert [(event.action, event.origin) for event in events] == [
+        (Action.CREATED, Origin.BASELINE),
+        (Action.UPDATED, Origin.LIVE),
+    ]
