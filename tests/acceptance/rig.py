@@ -383,7 +383,8 @@ class Rig:
     @contextlib.contextmanager
     def engine(self, make: Callable[[Installation], Engine] = Engine) -> Iterator[Engine]:
         """An engine in this process, on a thread; raises what ended it early."""
-        with capture_logs(), Installation(self.config()) as installation:
+        installation = self.installation()  # two of one process would stop the embedded server for each other
+        with capture_logs():
             installation.prepare()
             with running(make(installation)) as engine:
                 yield engine
