@@ -18,10 +18,12 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 demo: setup
 	$(BIN)/poller demo $(if $(filter-out 0,$(SECONDS)),--seconds $(SECONDS))
 
-# The acceptance tests run engines and count calls in real time, so they have the machine to themselves.
+# Most tests run side by side, the long ones first. The two that hold calls and delays against the clock have the machine to themselves.
+TIMED := tests/acceptance/test_budget.py tests/acceptance/test_demo.py
+
 test: setup
-	$(BIN)/pytest -m "not soak" -n 3 --ignore tests/acceptance
-	$(BIN)/pytest -m "not soak" tests/acceptance
+	$(BIN)/pytest -m "not soak" -n 4 --dist loadfile $(TIMED:%=--ignore %) tests/acceptance tests/contract tests/integration tests/unit
+	$(BIN)/pytest -m "not soak" $(TIMED)
 
 soak: setup
 	$(BIN)/pytest -m soak --timeout 1800
