@@ -152,6 +152,10 @@ class Poller:
         lines = self.log.read_bytes()[self._begins :].splitlines()
         return bool(lines) and lines[-1] == b'{"action": "broken.gap"}'
 
+    def gaps(self) -> int:
+        """How often it has stood between two steps."""
+        return self.log.read_bytes()[self._begins :].count(b'{"action": "broken.gap"}')
+
     def wait_started(self, seconds: float = 30) -> int:
         """Wait for it; the port of its status server."""
         wait_until("the poller polls", lambda: self.started() or self.process.poll() is not None, seconds)

@@ -112,7 +112,9 @@ def _live(rig: Rig, full: Collector) -> dict[str, str]:
     wait_until("both baselines arrive", lambda: full.of(ECW) and full.of(OPEN), 30)
     rig.world.set_faults(**FAULTS)
     _await_news(rig, full)
-    poller.kill()  # what has just arrived is not behind the cursor yet
+    gaps = poller.gaps()
+    wait_until("events are confirmed and not yet behind the cursor", lambda: poller.gaps() > gaps, 30, 0.02)
+    poller.kill()
     poller = rig.poller()
     port = poller.wait_started()
     _await_news(rig, full)
