@@ -112,7 +112,6 @@ class Consumer:
             raise PollerError(f"the demo's consumer failed ({type(self.failed).__name__})") from self.failed
 
     def _run(self) -> None:
-        warnings.filterwarnings("ignore", message="list_queues", category=UserWarning)  # kombu's own affair
         try:
             with Connection("pgmq://", transport_options=consumer_options(self._conninfo)) as connection:
                 self._await_queue(connection)
@@ -159,6 +158,8 @@ class Demo:
 
     def run(self) -> dict[str, Any]:
         """Run, wait until every schedule has come round once more, judge. Raises PollerError when the engine does not start."""
+        # kombu's own affair; said before any thread begins, since kombu puts filters back as it found them
+        warnings.filterwarnings("ignore", message="list_queues", category=UserWarning)
         try:
             with self._server, Installation(self._config()) as installation:
                 installation.prepare()
