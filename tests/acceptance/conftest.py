@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from tests.acceptance.rig import Services, store_url, with_rabbit
+from tests.acceptance.parts import Services, store_url, with_rabbit
 from tests.acceptance.story import Story, tell
 
 if TYPE_CHECKING:

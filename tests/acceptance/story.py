@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import psycopg
 
-from tests.acceptance.rig import ECW, OPEN, Rig, Services, spec, wait_until
+from tests.acceptance.parts import Services, wait_until
+from tests.acceptance.rig import ECW, OPEN, Rig, spec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.acceptance.rig import Collector, Poller
+    from tests.acceptance.parts import Collector, Poller
 
 MARK = "zqx"
 """Stands in every id and every word of the planted patients, and nowhere else."""

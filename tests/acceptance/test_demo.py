@@ -11,7 +11,7 @@ import sys
 import time
 from typing import Any
 
-from tests.acceptance.rig import ROOT
+from tests.acceptance.parts import ROOT
 
 FIGURES = {
     "mode",

@@ -24,7 +24,8 @@ from poller.simulator.judge import Rules, examine
 from poller.source.connection import open_source
 from poller.store.deletes import Absence, Breaker, DeleteStore, Settled
 from poller.store.engine import ENGINE
-from tests.acceptance.rig import ECW, OPEN, Rig, action_of, spec, state_of, wait_until
+from tests.acceptance.parts import action_of, state_of, wait_until
+from tests.acceptance.rig import ECW, OPEN, Rig, spec
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from poller.clock import Clock
     from poller.config import PracticeConfig
     from poller.store.repository import Lease
-    from tests.acceptance.rig import Collector, Services
+    from tests.acceptance.parts import Collector, Services
 
 NAIVE = "NAIVE"
 CODES = (ECW, OPEN, NAIVE)

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from poller.simulator.judge import Rules, judge
-from tests.acceptance.rig import ECW, OPEN, Poller, Rig, Services, spec, state_of, wait_until
+from tests.acceptance.parts import Poller, Services, state_of, wait_until
+from tests.acceptance.rig import ECW, OPEN, Rig, spec
 
 if TYPE_CHECKING:
     from collections.abc import Callable

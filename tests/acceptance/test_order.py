@@ -27,7 +27,8 @@ from poller.store.ledger import PostgresLedger
 from poller.store.log import EventLog
 from poller.store.repository import Repository
 from poller.store.state import LeaseKeeper, StateStore
-from tests.acceptance.rig import ECW, OPEN, Rig, action_of, applied, spec, version_of
+from tests.acceptance.parts import action_of, applied, version_of
+from tests.acceptance.rig import ECW, OPEN, Rig, spec
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
     from poller.core.model import Event
     from poller.core.plan import TargetState
-    from tests.acceptance.rig import Services
+    from tests.acceptance.parts import Services
     from tests.acceptance.story import Story
 
 KEY = b"k" * 32

@@ -22,7 +22,8 @@ from poller import replay as module
 from poller.core.envelope import message
 from poller.replay import replay
 from poller.store.log import Selection
-from tests.acceptance.rig import ECW, OPEN, ROOT, action_of, applied, version_of, wait_until
+from tests.acceptance.parts import ROOT, action_of, applied, version_of, wait_until
+from tests.acceptance.rig import ECW, OPEN
 from tests.acceptance.test_order import broken_chain, of, once
 
 if TYPE_CHECKING:

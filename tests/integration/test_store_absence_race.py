@@ -6,7 +6,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from poller.store.deletes import Settled
-from tests.acceptance.rig import wait_until
+from tests.acceptance.parts import wait_until
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Practice
