@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from poller.simulator.judge import Rules, judge
-from tests.acceptance.parts import Poller, Services, state_of, wait_until
+from tests.acceptance.parts import Collector, Poller, Services, state_of, wait_until
 from tests.acceptance.rig import ECW, OPEN, Rig, spec
 
 if TYPE_CHECKING:
@@ -80,6 +80,8 @@ def killed_run(
             poller = rig.poller(variant)
             lives.append((gone, poller))
         poller.wait_started()
+        if variant is None:
+            delete_one_each(rig, consumer)
         rig.world.quiet()
         rig.world.clear_faults()
         time.sleep(0.0 if faults == {} else FAULTS["late_seconds"])  # until what was written late can be seen
@@ -93,6 +95,20 @@ def killed_run(
             {code: rig.truth(code) for code in codes},
             {code: state_of(consumer.of(code)) for code in codes},
         )
+
+
+def delete_one_each(rig: Rig, consumer: Collector) -> None:
+    """Something that consumers know of, so that every run has a delete."""
+    for one in rig.specs:
+        found: list[str] = []
+
+        def is_known(code: str = one.code, found: list[str] = found) -> bool:
+            known = state_of(consumer.of(code)).keys() & rig.truth(code).keys()
+            found[:] = sorted(subject for subject in known if subject.startswith("Observation/"))
+            return bool(found)
+
+        wait_until("consumers know of a result", is_known, 40)
+        rig.world.delete(one.code, "Observation", found[0].partition("/")[2], rig.server.clock())
 
 
 def outages_of(lives: list[tuple[dt.datetime, Poller]]) -> tuple[tuple[dt.datetime, dt.datetime], ...]:
