@@ -148,6 +148,8 @@ class Debt:
                 continue
             if state.content is None and not published and (baseline is None or states[0].since > baseline):
                 continue
+            if state.content is None and not published and all(self._lost(one) for one in self._seen[key]):
+                continue  # it came and went without a pass that showed it, so nobody could tell
             state.counted = state.until is None or self._owed(key, state, appeared)
 
     def _owed(self, key: Key, state: State, appeared: dt.datetime | None) -> bool:

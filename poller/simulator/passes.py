@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import datetime as dt
     from collections.abc import Iterable, Sequence
 
     from poller.simulator.truth import Call, SearchScope
@@ -32,10 +32,35 @@ def _whole(pages: Sequence[Call]) -> bool:
     return any(call.last for call in pages) and numbers == set(range(1, max(numbers) + 1))
 
 
+def _asks_what_is_possible(call: Call) -> bool:
+    """Whether a window of all time, or of a time to come: what only a poller asks that finds out how it may read."""
+    values = [value for name, value in call.query if name == "_lastUpdated"]
+    limit = f"ge{call.arrived_at + dt.timedelta(days=30):%Y-%m-%d}"
+    return any(value.startswith("ge1970-") or (value.startswith("ge") and value > limit) for value in values)
+
+
+def _inquiries(calls: Iterable[Call]) -> set[int]:
+    """Readings of a whole type asked for right after such a window: part of finding out, and no pass of any schedule."""
+    before: dict[str, bool] = {}
+    found = set()
+    for call in sorted(calls, key=lambda one: one.arrived):
+        if call.kind != "search" or call.page > 1:
+            continue
+        type_name = call.path.rpartition("/")[2]
+        if before.get(type_name) and call.scope is not None and not call.query:
+            found.add(call.read)
+        before[type_name] = _asks_what_is_possible(call)
+    return found
+
+
 def complete_passes(calls: Iterable[Call]) -> list[Pass]:
     """The complete passes in a call log, in the order in which they began."""
+    calls = list(calls)
+    inquiries = _inquiries(calls)
     readings: dict[int, list[Call]] = defaultdict(list)
     for call in calls:
+        if call.read in inquiries:
+            continue
         if call.kind == "search" and call.status == _OK and call.intact and call.scope is not None and call.read:
             readings[call.read].append(call)
     found = []
