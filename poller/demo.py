@@ -36,7 +36,7 @@ from poller.store.deletes import DeleteStore
 from poller.store.engine import READER
 from poller.store.state import StateStore
 
-CHANGES_PER_SECOND = 4.0
+CHANGES_PER_SECOND = 5.0
 QUEUE = "fhir.changes.full.all"
 _ROUND_CEILING = 22.0
 """Seconds within which every feed's schedule comes round once more, the demo being so small."""
