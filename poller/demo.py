@@ -139,6 +139,34 @@ class Consumer:
         message.ack()
 
 
+@contextlib.contextmanager
+def running(engine: Engine) -> Iterator[Engine]:
+    """The engine, polling on a thread of its own; raises what ended it early."""
+    loop = asyncio.new_event_loop()
+    stop = asyncio.Event()
+    failure: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            loop.run_until_complete(engine.run(stop))
+        except BaseException as error:  # noqa: BLE001 - raised again below, on the thread that waits
+            failure.append(error)
+
+    thread = threading.Thread(target=work, name="engine", daemon=True)
+    thread.start()
+    try:
+        while engine.http_port is None and thread.is_alive():
+            thread.join(0.02)
+        yield engine
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(timeout=30)
+        if not thread.is_alive():
+            loop.close()
+        if failure:
+            raise failure[0]
+
+
 class Demo:
     """One run of the demo."""
 
@@ -163,7 +191,8 @@ class Demo:
         try:
             with self._server, Installation(self._config()) as installation:
                 installation.prepare()
-                with self._engine(installation), self._consumer(installation):
+                with running(Engine(installation)) as engine, self._consumer(installation):
+                    self.view.http_port = engine.http_port
                     self._live()
                     self._come_round(installation)
             return self._judge(installation.config)
@@ -186,34 +215,6 @@ class Demo:
             yield
         finally:
             consumer.stop()
-
-    @contextlib.contextmanager
-    def _engine(self, installation: Installation) -> Iterator[None]:
-        engine = Engine(installation)
-        loop = asyncio.new_event_loop()
-        stop = asyncio.Event()
-        failure: list[BaseException] = []
-
-        def work() -> None:
-            try:
-                loop.run_until_complete(engine.run(stop))
-            except BaseException as error:  # noqa: BLE001 - raised again below, on the thread that judges
-                failure.append(error)
-
-        thread = threading.Thread(target=work, name="engine", daemon=True)
-        thread.start()
-        try:
-            while engine.http_port is None and thread.is_alive():
-                thread.join(0.02)
-            self.view.http_port = engine.http_port
-            yield
-        finally:
-            loop.call_soon_threadsafe(stop.set)
-            thread.join(timeout=30)
-            if not thread.is_alive():
-                loop.close()
-            if failure:
-                raise failure[0]
 
     def _live(self) -> None:
         """Let the practices change; one delete each is certain."""

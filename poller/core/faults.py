@@ -129,7 +129,8 @@ def judge(status: int, shape: Shape, codes: Collection[str] = ()) -> Verdict:
     if status == 200 and shape is Shape.FHIR and not codes:  # noqa: PLR2004 - OK
         return OK
     for code in codes:
-        if code in _BY_CODE and status not in _PLAIN and not (code in _BLUNT and status // 100 == 4):  # noqa: PLR2004
+        is_4xx = status // 100 == 4  # noqa: PLR2004 - the class of client errors, RFC 9110 §15.5
+        if code in _BY_CODE and status not in _PLAIN and not (code in _BLUNT and is_4xx):
             return _verdict(_BY_CODE[code], status)
     if status == 200:  # noqa: PLR2004 - OK
         detail = "an outcome instead of the content" if codes else f"the body is {shape.value}, not FHIR"

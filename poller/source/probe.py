@@ -49,13 +49,13 @@ async def probe(source: Source, resource_type: str, now: dt.datetime) -> Verdict
         said = await _ask_window(source, resource_type, BEGINNING, evidence, "past", is_empty=False)
     match said:
         case _Said.YES:
-            return await _ask_beside_windows(source, resource_type, evidence)
+            return await _ask_whole(source, resource_type, evidence, windows=True)
         case _Said.NO:
             return Verdict(Strategy.PATIENT, _by_patient("_lastUpdated is refused", resource_type), evidence)
         case _Said.UNCLEAR:
             return Verdict(None, "no clear answer to _lastUpdated", evidence)
         case _Said.IGNORED:
-            return await _ask_bare(source, resource_type, evidence)
+            return await _ask_whole(source, resource_type, evidence, windows=False)
 
 
 async def _ask_window(
@@ -79,34 +79,26 @@ async def _ask_window(
     return _Said.YES if is_named and (found_none or not is_empty) else _Said.IGNORED
 
 
-async def _ask_beside_windows(source: Source, resource_type: str, evidence: dict[str, Mapping[str, object]]) -> Verdict:
-    """Whether the sweep beside windows can be read: no window begins before the first one is whole."""
+async def _ask_whole(
+    source: Source, resource_type: str, evidence: dict[str, Mapping[str, object]], *, windows: bool
+) -> Verdict:
+    """Whether the type can be searched without any parameter: by the sweep beside windows, without which none begins, or in their place."""
     said, _, status = await _ask(source, where(resource_type, {}), resource_type)
     evidence["bare"] = {"status": status}
     match said:
-        case _Said.YES:
+        case _Said.YES if windows:
             reason = "_lastUpdated is honoured: a window in the future is empty, and the self links name it"
             return Verdict(Strategy.WINDOW, reason, evidence)
-        case _Said.NO:
-            reason = _by_patient(
-                "_lastUpdated is honoured but a search without any parameter is refused", resource_type
-            )
-            return Verdict(Strategy.PATIENT, reason, evidence)
-        case _:
-            return Verdict(None, "no clear answer to a search over the whole practice", evidence)
-
-
-async def _ask_bare(source: Source, resource_type: str, evidence: dict[str, Mapping[str, object]]) -> Verdict:
-    """Whether the type can be searched without any parameter, where ``_lastUpdated`` is ignored."""
-    said, _, status = await _ask(source, where(resource_type, {}), resource_type)
-    evidence["bare"] = {"status": status}
-    match said:
         case _Said.YES:
             reason = "_lastUpdated is ignored; the whole practice is read and compared by content"
             return Verdict(Strategy.SWEEP, reason, evidence)
         case _Said.NO:
-            reason = _by_patient("_lastUpdated is ignored and a search without a patient is refused", resource_type)
-            return Verdict(Strategy.PATIENT, reason, evidence)
+            refused = (
+                "_lastUpdated is honoured but a search without any parameter is refused"
+                if windows
+                else "_lastUpdated is ignored and a search without a patient is refused"
+            )
+            return Verdict(Strategy.PATIENT, _by_patient(refused, resource_type), evidence)
         case _:
             return Verdict(None, "no clear answer to a search over the whole practice", evidence)
 

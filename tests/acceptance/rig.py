@@ -5,12 +5,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import datetime as dt
 import json
 import secrets
-import threading
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +20,7 @@ from structlog.testing import capture_logs
 from poller.app import Engine, Installation
 from poller.broker.pgmq import consumer_options
 from poller.config import Config, load
+from poller.demo import running
 from poller.simulator.alignment import content_of
 from poller.simulator.command import demo_server
 from poller.simulator.judge import FeedSchedule
@@ -275,30 +274,3 @@ def _schedules(config: Config, one: PracticeSpec) -> Iterator[FeedSchedule]:
             sweep_every=feed.sweep_every.total_seconds() if windows and feed.sweep_every is not None else None,
             names=practice.patients.names if not windows and resource_type == "Patient" else (),
         )
-
-
-@contextlib.contextmanager
-def running(engine: Engine) -> Iterator[Engine]:
-    """The engine, polling on a thread of its own."""
-    loop = asyncio.new_event_loop()
-    stop = asyncio.Event()
-    failure: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            loop.run_until_complete(engine.run(stop))
-        except BaseException as error:  # noqa: BLE001 - raised again below
-            failure.append(error)
-
-    thread = threading.Thread(target=work, name="engine", daemon=True)
-    thread.start()
-    try:
-        wait_until("the engine polls", lambda: engine.http_port is not None or not thread.is_alive(), 20, 0.02)
-        yield engine
-    finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join(30)
-        if not thread.is_alive():
-            loop.close()
-        if failure:
-            raise failure[0]

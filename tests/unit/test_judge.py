@@ -2,103 +2,32 @@
 
 from __future__ import annotations
 
-import datetime as dt
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from poller.core import jsontext
 from poller.simulator.judge import FeedSchedule, Received, Rules, examine, judge
 from poller.simulator.spec import PracticeSpec
-from poller.simulator.truth import Call, PracticeTruth, SearchScope, TrueVersion
+from poller.simulator.truth import PracticeTruth
 from poller.simulator.world import World
-
-START = dt.datetime(2026, 11, 22, 15, 0, tzinfo=dt.UTC)
-CODE = "BBBBBB"
-FEED = FeedSchedule("Observation", every=5, sweep_every=15)
-LENIENT = Rules(min_changes=0, min_deletes=0)
-
-
-def at(seconds: float) -> dt.datetime:
-    return START + dt.timedelta(seconds=seconds)
-
-
-def observation(value: str, name: str = "o1", **more: Any) -> dict[str, Any]:
-    quantity = {"value": jsontext.Literal(value)}
-    return {"resourceType": "Observation", "id": name, "status": "final", "valueQuantity": quantity, **more}
-
-
-def history(*states: tuple[float, dict[str, Any] | None]) -> list[TrueVersion]:
-    """States with the seconds at which they began."""
-    starts = [at(second) for second, _ in states]
-    return [
-        TrueVersion(resource, start, start, until)
-        for (_, resource), start, until in zip(states, starts, [*starts[1:], None], strict=True)
-    ]
-
-
-def sweep(began: float, ended: float, *rows: str, read: int, **scope: Any) -> Call:
-    return Call(
-        arrived=began,
-        arrived_at=at(began),
-        path="/Observation",
-        query=(),
-        kind="search",
-        status=200,
-        finished=ended,
-        finished_at=at(ended),
-        scope=SearchScope("Observation", **scope),
-        read=read,
-        page=1,
-        last=True,
-        rows=rows,
-    )
-
-
-def event(
-    second: float,
-    resource: Mapping[str, Any] | None,
-    number: int,
-    *,
-    name: str = "o1",
-    version: int | None = None,
-    **more: Any,
-) -> Received:
-    action = "deleted" if resource is None else "created" if number == 1 else "updated"
-    return Received(
-        {
-            "id": f"{name}-{number}",
-            "source": f"http://127.0.0.1:8765/fhir/r4/{CODE}",
-            "type": f"dev.ehrpoller.resource.{action}.v1",
-            "subject": f"Observation/{name}",
-            "time": at(second).isoformat(),
-            "sequence": f"0000000001-{number:020d}",
-            "origin": "live",
-            "data": {"response": {"etag": f'W/"{version or number}"'}} | ({"resource": resource} if resource else {}),
-            **more,
-        },
-        at(second),
-    )
-
-
-A, B, C = observation("13.20"), observation("13.2"), observation("14.0")
-BASELINE = sweep(0, 1, "o1", read=1)
-
-
-def verdict(
-    versions: Sequence[TrueVersion], events: Sequence[Received], *calls: Call, rules: Rules = LENIENT
-) -> dict[str, Any]:
-    evidence = PracticeTruth("open", 250, {("Observation", "o1"): versions}, [BASELINE, *calls])
-    return judge({CODE: evidence}, events, {CODE: [FEED]}, rules)
-
-
-def row(result: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = result["practices"][CODE]
-    return found
-
-
-FIRST = event(1, A, 1, origin="baseline")
+from tests.judge_bench import (
+    BASELINE,
+    CODE,
+    FEED,
+    FIRST,
+    LENIENT,
+    START,
+    A,
+    B,
+    C,
+    at,
+    event,
+    history,
+    row,
+    sweep,
+    verdict,
+)
 
 
 def test_a_faithful_run_is_acquitted() -> None:
@@ -163,41 +92,6 @@ def test_a_resource_that_came_and_went_unseen_is_not_owed() -> None:
     assert verdict(truth, [])["ok"]
     told = [event(11, A, 1)]
     assert row(verdict(truth, told))["missed"] == 1
-
-
-def asked(second: float, query: tuple[tuple[str, str], ...], read: int, *rows: str) -> Call:
-    found = sweep(second, second, *rows, read=read, windowed=bool(query))
-    found.query = query
-    return found
-
-
-def over(versions: Sequence[TrueVersion], events: Sequence[Received], *calls: Call) -> dict[str, Any]:
-    evidence = PracticeTruth("open", 250, {("Observation", "o1"): versions}, list(calls))
-    return row(judge({CODE: evidence}, events, {CODE: [FEED]}, LENIENT))
-
-
-ALL_TIME = (("_lastUpdated", "ge1970-01-01T00:00:00Z"),)
-TO_COME = (("_lastUpdated", f"ge{START + dt.timedelta(days=366):%Y-%m-%dT%H:%M:%SZ}"),)
-
-
-@pytest.mark.parametrize("window", [ALL_TIME, TO_COME])
-def test_finding_out_how_to_read_is_no_pass(window: tuple[tuple[str, str], ...]) -> None:
-    """A whole page asked for after such a window is a question about the server; what came and went before the first pass is not owed."""
-    truth = history((1, A), (5, None))
-    inquiry = [asked(2, window, 1, "o1"), asked(3, (), 2, "o1")]
-    assert over(truth, [], *inquiry, asked(8, (), 3))["missed"] == 0
-
-
-def test_what_the_first_pass_showed_is_owed_whatever_was_asked_before() -> None:
-    truth = history((1, A), (9, None))
-    inquiry = [asked(2, ALL_TIME, 1, "o1"), asked(3, (), 2, "o1")]
-    assert over(truth, [], *inquiry, asked(5, (), 3, "o1"), asked(12, (), 4))["missed"] == 1
-
-
-def test_what_came_while_the_first_pass_was_answered_and_went_is_not_owed() -> None:
-    """The answer was made before the resource was; it only arrived after."""
-    truth = history((0.5, A), (3, None))
-    assert over(truth, [], sweep(0, 1, read=1), sweep(5, 6, read=2))["missed"] == 0
 
 
 def test_content_that_never_was_is_false() -> None:
