@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 SECONDS ?= 0
 
+# Where the environment forbids it to keep bytecode, each of the many processes that tests start compiles everything anew: seconds of CPU each.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: setup demo test soak check lint types imports format lock clean
 
 setup: $(VENV)/.ready
@@ -22,7 +25,7 @@ demo: setup
 TIMED := tests/acceptance/test_budget.py tests/acceptance/test_demo.py
 
 test: setup
-	$(BIN)/pytest -m "not soak" -n 4 --dist loadfile $(TIMED:%=--ignore %) tests/acceptance tests/contract tests/integration tests/unit
+	$(BIN)/pytest -m "not soak" -n 4 --dist loadscope --no-loadscope-reorder $(TIMED:%=--ignore %) tests/acceptance tests/contract tests/integration tests/thirdparty tests/unit
 	$(BIN)/pytest -m "not soak" $(TIMED)
 
 soak: setup

@@ -5,171 +5,82 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
-from collections.abc import AsyncIterator, Callable, Mapping
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
-from typing import Self
 
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
-from psycopg.conninfo import make_conninfo
-from sqlalchemy import Engine as Database
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from poller import metrics
-from poller.broker.pgmq import PgmqBroker
-from poller.broker.port import Broker
-from poller.broker.rabbit import RabbitBroker
+from poller import logs, metrics
 from poller.clock import AnchoredClock, Clock
 from poller.config import Config, PracticeConfig
-from poller.core.model import Purpose
-from poller.core.sink import Only, Sink
-from poller.errors import NotFound, StoreError
+from poller.config.difference import Difference
+from poller.config.values import split_listen
+from poller.control import Control, whoami
+from poller.core.capability import PracticeReport
+from poller.core.model import Purpose, Strategy
+from poller.errands import errands_of
+from poller.errors import StoreError
+from poller.installation import Installation, sinks_of, sources_of
+from poller.promises import refusals, tell
 from poller.relay import Outlet, Relay
+from poller.reloading import Reloading, Written
+from poller.rounds import Rounds
+from poller.service import Stores
 from poller.source.connection import open_source
-from poller.source.probe import Verdict, probe
+from poller.source.grants import Grants
+from poller.source.sameness import Comparison, same_both_ways
 from poller.source.strategies import Source
+from poller.source.survey import survey
 from poller.store import engine as postgres
+from poller.store.control import ALL, Ask, ControlStore, Post
 from poller.store.deletes import DeleteStore
-from poller.store.embedded import EmbeddedPostgres, digest_key_file
 from poller.store.ledger import PostgresLedger
-from poller.store.log import EventLog
+from poller.store.planning import PlanningStore
+from poller.store.probes import ProbeStore
 from poller.store.repository import Repository
+from poller.store.retention import Retention
+from poller.store.sinks import SinkLog
 from poller.store.state import LeaseKeeper, StateStore
-from poller.supervise import Stores, Supervisor
+from poller.supervise import Supervision, Supervisor
+from poller.web.api import ReadingApi
+from poller.web.serving import Server
 from poller.web.status import StatusServer
+
+__all__ = ["Engine", "Installation", "sinks_of"]
 
 log = structlog.get_logger(__name__)
 
 _PARTITIONS_EVERY = dt.timedelta(hours=6)
+_WEIGH_EVERY = dt.timedelta(hours=1)
 _CLOCK_EVERY = dt.timedelta(minutes=1)
 _CLOCK_STEP = dt.timedelta(seconds=1)
-_DIGEST_KEY_BYTES = 16
 _THREADS = 24
 
 
-def sinks_of(config: Config) -> list[Sink]:
-    """The sinks that the configuration names."""
-    return [
-        Sink(
-            name=name,
-            exchange=sink.exchange,
-            queues=sink.queues,
-            payload=sink.payload,
-            baseline=sink.baseline == "publish",
-            only=Only(sink.only.practices, sink.only.types, sink.only.actions),
-        )
-        for name, sink in config.sinks.items()
-    ]
+class _SurveyedSource(Source):
+    """A practice's server, with surveys at hand."""
 
+    async def survey(
+        self, feeds: Sequence[str], sample: Sequence[str], now: dt.datetime, *, thorough: bool
+    ) -> PracticeReport:
+        """Find out, by evidence, how these feeds can be read."""
+        return await survey(self, feeds, sample, now, thorough=thorough)
 
-class Installation:
-    """Store and broker of one configuration; a context manager."""
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
-        self._stack = contextlib.ExitStack()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    @cached_property
-    def _embedded(self) -> EmbeddedPostgres:
-        server = EmbeddedPostgres(self.config.data_dir)
-        self._stack.callback(server.close)
-        return server
-
-    @cached_property
-    def store_conninfo(self) -> str:
-        """The libpq URI of our database."""
-        if self.config.is_embedded_store:
-            return self._embedded.store_conninfo
-        password = self.config.store.password
-        return make_conninfo(
-            self.config.store.url, **({"password": password.read().strip()} if password is not None else {})
-        )
-
-    @cached_property
-    def queue_conninfo(self) -> str:
-        """The libpq URI of the embedded queue's database, which is all that its consumers need."""
-        return self._embedded.queue_conninfo
-
-    def broker(self) -> Broker:
-        """The broker that the configuration names."""
-        if self.config.is_embedded_broker:
-            return PgmqBroker(self.queue_conninfo)
-        password = self.config.broker.password
-        return RabbitBroker(self.config.broker.url, password.read().strip() if password is not None else None)
-
-    @cached_property
-    def digest_key(self) -> bytes:
-        """The installation's key. Raises StoreError if it is too short to be one."""
-        if self.config.store.digest_key is not None:
-            key = self.config.store.digest_key.read().strip().encode()
-        else:
-            key = digest_key_file(self.config.data_dir).read_text(encoding="ascii").strip().encode()
-        if len(key) < _DIGEST_KEY_BYTES:
-            raise StoreError(
-                f"store.digest_key is too short; give it {_DIGEST_KEY_BYTES} characters or more, e.g. `openssl rand -hex 32`"
-            )
-        return key
-
-    def prepare(self) -> None:
-        """Bring the schema to this release and tie it to the digest key. Raises StoreError."""
-        postgres.migrate(self.store_conninfo)
-        postgres.prove_digest_key(self.engine(postgres.ENGINE), self.digest_key)
-
-    def engine(self, role: str, pool_size: int = 5) -> Database:
-        """An engine that acts as ``role``, closed with the installation."""
-        engine = postgres.open_engine(self.store_conninfo, role, pool_size=pool_size)
-        self._stack.callback(engine.dispose)
-        return engine
-
-    def _require_schema(self) -> None:
-        postgres.require_current(self.store_conninfo)
-
-    @cached_property
-    def reading_log(self) -> EventLog:
-        """The log as a person reads it. Raises StoreError on a database that was not migrated."""
-        self._require_schema()
-        return EventLog(self.engine(postgres.READER, 2))
-
-    @cached_property
-    def deletes(self) -> DeleteStore:
-        """The absences, for the operator's word on them. Raises StoreError as above."""
-        self._require_schema()
-        return DeleteStore(self.engine(postgres.ENGINE, 1))
-
-    def start_epoch(self, practice: str) -> int:
-        """Begin a new epoch of a practice's log; returns its number. Raises NotFound, and StoreError as above."""
-        self._require_schema()
-        return EventLog(self.engine(postgres.ENGINE, 1)).start_epoch(practice)
-
-    def practice(self, code: str) -> PracticeConfig:
-        """A practice by its code. Raises NotFound with the codes there are."""
-        if code not in self.config.practices:
-            raise NotFound(
-                f"no practice {code} in the configuration; there are: {', '.join(sorted(self.config.practices))}"
-            )
-        return self.config.practices[code]
-
-
-class _ProbedSource(Source):
-    """A practice's server, with the probe at hand."""
-
-    async def probe(self, resource_type: str, now: dt.datetime) -> Verdict:
-        """Find out, by evidence, how a resource type can be read."""
-        return await probe(self, resource_type, now)
+    async def same(self, feed: str, a: Strategy, b: Strategy, sample: Sequence[str]) -> Comparison:
+        """Whether two rungs show the same resources with the same content."""
+        return await same_both_ways(self, feed, a, b, sample)
 
 
 class Engine:
-    """Everything that runs: a supervisor for each practice, the relay, the status server."""
+    """Everything that runs: a supervisor for each practice, the relay, the status server, and the ear for operators."""
 
-    def __init__(self, installation: Installation) -> None:
+    def __init__(self, installation: Installation, written: Written | None = None) -> None:
+        """``written``: the file that the configuration was read from; without, there is none to be read again."""
         self._installation = installation
         self._config = installation.config
         engine = installation.engine(postgres.ENGINE, pool_size=10)
@@ -177,19 +88,28 @@ class Engine:
         self._ledger = PostgresLedger(
             installation.engine(postgres.ENGINE, 2)
         )  # a permit must not wait for a long write
+        self._grants = Grants(self._ledger)
         self._stores = Stores(
             LeaseKeeper(installation.engine(postgres.ENGINE, 1)),
             StateStore(engine),
             Repository(engine, installation.digest_key),
             DeleteStore(engine),
+            ProbeStore(engine),
+            PlanningStore(engine),
         )
-        broker = installation.broker()
+        self._sources = sources_of(self._config)
+        self._broker = installation.broker()
         self._relay = Relay(
-            EventLog(installation.engine(postgres.RELAY, 2)),
-            [Outlet(sink, broker.publisher(sink)) for sink in sinks_of(self._config)],
-            {code: practice.base_url for code, practice in self._config.practices.items()},
+            SinkLog(installation.engine(postgres.RELAY, max(2, len(self._config.sinks)))),  # each has a thread
+            self._outlets(self._config),
+            self._sources,
         )
+        self._orders = ControlStore(engine)
+        self._reloading = Reloading(written, self._orders, self._refusals, self._follow)
+        self._post = Post(installation.engine(postgres.ENGINE, 1), socket.gethostname(), os.getpid())
+        self._supervision: Supervision | None = None
         self.http_port: int | None = None
+        self.api_port: int | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
         """Poll, record and publish until ``stop``. Raises PollerError when it cannot begin."""
@@ -198,10 +118,17 @@ class Engine:
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS, "store"))
         await self._keep_partitions(clock)
         scheduler = AsyncIOScheduler(timezone=dt.UTC)
+        rounds = Rounds(scheduler)
         host, _, port = self._config.http.listen.rpartition(":")
         status = StatusServer(host.strip("[]"), int(port), self._readiness)
         self.http_port = status.port
-        supervisors: list[asyncio.Task[None]] = []
+        api = self._open_api()
+        supervision = Supervision(
+            lambda practice, paused: self._supervisor(practice, paused, rounds, clock), self._stores.keeper
+        )
+        self._supervision = supervision
+        control = Control(self._post, supervision, self._reloading)
+        listening: list[asyncio.Task[None]] = []
         self._relay.start()
         scheduler.start()
         try:
@@ -209,35 +136,118 @@ class Engine:
             scheduler.add_job(
                 self._keep_partitions, "interval", args=[clock], seconds=_PARTITIONS_EVERY.total_seconds()
             )
-            supervisors = [
-                asyncio.create_task(self._supervisor(practice, scheduler, clock).run(stop))
-                for practice in self._config.practices.values()
+            scheduler.add_job(self._weigh, "interval", seconds=_WEIGH_EVERY.total_seconds())
+            await control.begin()
+            await self._keep_configuration()
+            await supervision.follow(self._config.practices)
+            listening = [
+                asyncio.create_task(control.run(stop)),
+                asyncio.create_task(self._reloading.watch(lambda: self.ask_reload("the file has changed"), stop)),
             ]
-            log.info("polling", action="engine.start", practices=len(supervisors), http=f"{host}:{status.port}")
+            log.info("polling", action="engine.start", practices=len(supervision), http=f"{host}:{status.port}")
             await stop.wait()
         finally:
-            await asyncio.gather(*supervisors, return_exceptions=True)
+            await supervision.end()
+            await asyncio.gather(*listening, return_exceptions=True)
             scheduler.shutdown(wait=False)
             await asyncio.to_thread(self._relay.stop)
             self._stores.keeper.close()
+            self._post.close()
             status.close()
+            if api is not None:
+                api.close()
             log.info("stopped", action="engine.stop")
 
-    def _supervisor(self, practice: PracticeConfig, scheduler: AsyncIOScheduler, clock: Clock) -> Supervisor:
+    def _open_api(self) -> Server | None:
+        """The reading API, where it is told to listen."""
+        config = self._config.api
+        if config.listen is None:
+            return None
+        host, port = split_listen(config.listen)
+        api = ReadingApi(self._installation.engine(postgres.API, 10), self._sources)
+        key = config.key.file if config.key is not None else None
+        tls = (config.certificate, key) if config.certificate is not None and key is not None else None
+        server = Server(api.app(), host, port, setting="api.listen", tls=tls)
+        self.api_port = server.port
+        log.info("versions can be read", action="api.start", http=f"{host}:{server.port}")
+        return server
+
+    async def ask_reload(self, reason: str) -> None:
+        """Have this engine read its configuration again, as `poller reload` does for all engines."""
+        if self._post.engine is not None:
+            await asyncio.to_thread(
+                self._orders.ask, Ask.RELOAD, ALL, actor=whoami(), reason=reason, engine=self._post.engine
+            )
+
+    async def _keep_configuration(self) -> None:
+        revision = await asyncio.to_thread(self._reloading.keep, whoami(), "start")
+        if revision is not None:
+            await asyncio.to_thread(self._post.runs, revision)
+
+    def _refusals(self, following: Written, before: Config | None) -> list[str]:
+        """What the practices and their budgets say against a configuration: promises that cannot be kept."""
+        found = list(refusals(following.config, self._installation.standing, before, dt.datetime.now(dt.UTC)))
+        for code in following.config.practices:
+            tell(code, found)
+        return [one.at(following.path) for one in found if not one.outgrown]
+
+    async def _weigh(self) -> None:
+        """Look whether practices have outgrown what was accepted of them. They go on: to stop them would make their feeds later still."""
+        config = self._config
+        try:
+            found = await asyncio.to_thread(
+                lambda: list(refusals(config, self._installation.standing, config, dt.datetime.now(dt.UTC)))
+            )
+        except (DBAPIError, StoreError) as error:
+            log.warning("promises will be weighed later", action="config.weigh", error=type(error).__name__)
+            return
+        for code in config.practices:
+            tell(code, found)
+
+    async def _follow(self, config: Config, found: Difference) -> None:
+        """Bring what runs in line with a configuration that was accepted."""
+        if self._supervision is None:
+            return
+        self._config = config
+        logs.configure(config.logging.format, config.logging.level)
+        self._sources.update(sources_of(config))
+        await self._supervision.follow(config.practices)
+        if found.touches_relay:
+            await asyncio.to_thread(self._relay.follow, self._outlets(config), self._sources)
+
+    def _outlets(self, config: Config) -> list[Outlet]:
+        return [Outlet(sink, self._broker.publisher(sink)) for sink in sinks_of(config)]
+
+    def _supervisor(
+        self, practice: PracticeConfig, paused: frozenset[str], rounds: Rounds, clock: Clock
+    ) -> Supervisor[_SurveyedSource]:
         return Supervisor(
             practice,
             self._stores,
-            lambda: self._open_source(practice, clock),
-            scheduler,
+            lambda config: self._open_source(config, clock),
+            rounds,
             clock,
             self._installation.digest_key,
             self._relay.notify,
+            lambda config, lease, source: errands_of(
+                config,
+                lease,
+                source,
+                self._database,
+                self._stores.repository,
+                clock,
+                self._installation.digest_key,
+                self._relay.notify,
+            ),
+            paused,
         )
 
     @contextlib.asynccontextmanager
-    async def _open_source(self, practice: PracticeConfig, clock: Clock) -> AsyncIterator[_ProbedSource]:
-        async with open_source(practice, self._ledger, clock, observer=_observer(practice.code)) as source:
-            yield _ProbedSource(source.practice, source.client, clock)
+    async def _open_source(self, practice: PracticeConfig, clock: Clock) -> AsyncIterator[_SurveyedSource]:
+        async with open_source(
+            practice, self._ledger, clock, grants=self._grants, observer=_observer(practice.code)
+        ) as source:
+            yield _SurveyedSource(source.practice, source.client, clock)
 
     def _make_partitions(self, clock: Clock) -> None:
         with self._database.begin() as connection:
@@ -248,6 +258,24 @@ class Engine:
             await asyncio.to_thread(self._make_partitions, clock)
         except DBAPIError as error:
             log.warning("partitions will be made later", action="partitions.fail", error=type(error).__name__)
+        if self._config.store.retention is not None:
+            await self._drop_old(self._config.store.retention)
+
+    async def _drop_old(self, keep: dt.timedelta) -> None:
+        """Drop what is older than is to be kept, as far as every sink has passed it."""
+        retention, sinks, practices = Retention(self._database), list(self._config.sinks), list(self._config.practices)
+        try:
+            held = 0.0
+            for one in await asyncio.to_thread(retention.expire, keep, sinks, practices):
+                month = f"{one.month:%Y-%m}"
+                if one.held_by is None:
+                    log.info("a month of history was dropped", action="retention.drop", month=month)
+                else:
+                    held = dt.datetime.combine(one.month, dt.time(), dt.UTC).timestamp()
+                    log.warning("old history is still needed", action="retention.hold", month=month, by=one.held_by)
+            metrics.HELD_HISTORY.set(held)
+        except DBAPIError as error:
+            log.warning("old history will be dropped later", action="retention.fail", error=type(error).__name__)
 
     async def _catch_up(self, clock: AnchoredClock) -> None:
         try:

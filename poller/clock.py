@@ -39,6 +39,13 @@ class AnchoredClock:
         return ahead
 
 
+def suspended() -> float:
+    """Seconds for which this machine has stood still in all, suspended: ``time.monotonic()`` leaves them out. 0 where that is not told."""
+    if not hasattr(time, "CLOCK_BOOTTIME"):
+        return 0.0
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
+
+
 class SystemClock:
     """This machine's wall clock, for what runs without a database."""
 

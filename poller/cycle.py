@@ -9,29 +9,56 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import functools
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import structlog
 
 from poller import metrics
 from poller.clock import Clock
-from poller.config import FeedConfig, PracticeConfig
-from poller.config.values import cron_trigger
+from poller.config import PracticeConfig
+from poller.config.attachments import attachment_rules
 from poller.core import plan
 from poller.core.canonical import reduce
 from poller.core.decide import origin_of_change
-from poller.core.model import Action, Batch, Coverage, Failure, FailureKind, Kind, Purpose, Strategy, Target
-from poller.core.plan import Schedule, TargetState
+from poller.core.lanes import Lane
+from poller.core.model import (
+    Action,
+    Batch,
+    Coverage,
+    Failure,
+    FailureKind,
+    Kind,
+    Origin,
+    Purpose,
+    Strategy,
+    Target,
+    Version,
+)
+from poller.core.pages import Problem
+from poller.core.plan import TargetState
 from poller.core.window import initial_cursor, next_cursor
-from poller.store.repository import Key, Lease, PassContext, PassEnd, Recorded, Repository
+from poller.lateness import Lateness
+from poller.order import Order, Turn, purpose_of
+from poller.planning import Pass, Planning
+from poller.store.planning import PlanningStore
+from poller.store.repository import (
+    Key,
+    Lease,
+    PassContext,
+    PassEnd,
+    Recorded,
+    Repository,
+    key_in,
+    name_in,
+    origin_in,
+)
 from poller.store.state import StateStore
+from poller.targets import Targets
 
 log = structlog.get_logger(__name__)
-
-_PLACES_FOR_WINDOWS = 2
-"""Calls in flight that sweeps leave to the windows beside them."""
 
 
 class Reading(Protocol):
@@ -42,6 +69,10 @@ class Reading(Protocol):
     server_date: dt.datetime | None
     began: dt.datetime
     ended: dt.datetime
+    flaws: Counter[Problem]
+    """Entries that could not be read, by why."""
+    calls: int
+    """Requests sent so far."""
 
     def __aiter__(self) -> AsyncIterator[Batch]:
         """The batches, in page order."""
@@ -64,8 +95,21 @@ class PassReport:
     failure: Failure | None
     failures: int
     """How many passes of the target in a row have failed."""
-    missed: tuple[str, ...] = ()
-    """Ids that a sweep had found changed and that this window, which covers their change, did not show."""
+    orphan: bool = False
+    """Whether its patient is gone, so that a refusal says nothing of the feed."""
+    missed: tuple[Key, ...] = ()
+    """What a content read had found changed and this window, which covers the change, did not show."""
+    doubted: tuple[Version, ...] = ()
+    """What it showed with elements missing, and what is therefore to be read by its id before it is believed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Came:
+    """What one pass came to."""
+
+    changes: int
+    coverage: Coverage
+    failure: Failure | None
 
 
 @dataclass(slots=True)
@@ -75,6 +119,12 @@ class _Progress:
     seen: list[str] = field(default_factory=list)
     changes: list[tuple[Key, Action]] = field(default_factory=list)
     outdated: bool = False
+    new_patients: bool = False
+    found: Counter[str] = field(default_factory=Counter)
+    """Changes by type, baselines left out."""
+    whom: Counter[str] = field(default_factory=Counter)
+    """The same by patient."""
+    doubted: list[Version] = field(default_factory=list)
 
 
 class Cycle:
@@ -90,87 +140,88 @@ class Cycle:
         clock: Clock,
         digest_key: bytes,
         on_commit: Callable[[], None],
+        memory: PlanningStore | None = None,
     ) -> None:
         self._config = config
         self._lease = lease
         self._reader = reader
         self._repository = repository
-        self._store = states
         self._clock = clock
         self._digest_key = digest_key
+        self._rules = attachment_rules(config)
         self._on_commit = on_commit
         self._log = log.bind(practice=config.code)
-        self._states: dict[str, TargetState] = {}
-        self._strategies: dict[str, Strategy] = {}
-        self._schedules: dict[tuple[str, Kind], Schedule] = {}
-        self._late: dict[str, bool] = {}
-        self._running: dict[Target, asyncio.Task[None]] = {}
-        self._loading = asyncio.Lock()
+        self.targets = Targets(config, lease, states, clock)
+        self.planning = Planning(config, lease, self.targets, clock, memory)
+        self.order = Order(config, self.targets, self.planning, clock)
+        self.lateness = Lateness(config, self.targets, self.planning, clock)
+        self._running: dict[Target, asyncio.Task[Came]] = {}
+        self._lanes: dict[Target, Lane] = {}
+        """Why each of them began."""
+        self._asked: list[tuple[str, asyncio.Future[Came | None]]] = []
+        """Keys of targets that a person waits for."""
         self._stopping = False
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Set to the error that ended the cycle: the store failed, or the lease was lost."""
         self.after_pass: Callable[[PassReport], None] | None = None
-        """Told of each committed pass; the reconciler and the probe listen here."""
+        """Told of each committed pass; the reconciler and the ladder listen here."""
+        self.believed: set[bytes] = set()
+        """Digests of what is shown with elements missing and is believed all the same."""
 
     async def adopt(self, resource_type: str, strategy: Strategy) -> None:
         """Read a feed by this strategy from now on."""
-        self._strategies[resource_type] = strategy
-        feed = self._config.feeds[resource_type]
-        detection, whole = feed_schedules(feed, self._config)
-        self._schedules |= {
-            (resource_type, Kind.WINDOW): detection,
-            (resource_type, Kind.SWEEP): whole if strategy is Strategy.WINDOW else detection,
-            (resource_type, Kind.PATIENT): detection,
-            (resource_type, Kind.NAMES): detection,
-        }
-        await self.register_targets([resource_type])
-
-    async def register_targets(self, resource_types: Sequence[str] | None = None) -> None:
-        """Bring targets in line with strategies and patients, and load what is known of them.
-
-        One at a time: an older list of patients would retire the targets of those found since, and what was loaded earlier would put a
-        target back to before its last pass.
-        """
-        async with self._loading:
-            await self._register_targets(resource_types)
-
-    async def _register_targets(self, resource_types: Sequence[str] | None) -> None:
-        practice = self._config.code
-        patients = await asyncio.to_thread(self._store.patients, practice)
-        for resource_type in resource_types or list(self._strategies):
-            feed, strategy = self._config.feeds[resource_type], self._strategies[resource_type]
-            targets = plan.wanted_targets(
-                practice, resource_type, strategy, feed.categories, patients, self._config.patients.names
-            )
-            await asyncio.to_thread(
-                self._store.register_targets, self._lease, resource_type, targets, self._clock.now()
-            )
-        loaded = await asyncio.to_thread(self._store.targets, practice, self._config.patients.names)
-        self._states = {state.target.key: state for state in loaded if state.target.resource_type in self._strategies}
+        await self.targets.adopt(resource_type, strategy)
 
     def tick(self) -> None:
-        """Start the passes that are owed, the longest owed first, as many as may be in flight."""
-        now = self._clock.now()
-        running = {target.key for target in self._running}
-        waiting = (state for state in list(self._states.values()) if state.target.key not in running)
-        for target in plan.due(waiting, self._schedules, now):
-            if len(self._running) >= self._config.budget.max_in_flight or self._stopping or self.failed.done():
+        """Start the passes whose turn it is, as many as may be in flight."""
+        self._begin_asked()
+        if len(self._running) < self._config.budget.max_in_flight:
+            self.order.look()
+        while len(self._running) < self._config.budget.max_in_flight:
+            if self._stopping or self.failed.done():
                 return
-            if target.kind is Kind.SWEEP and self._sweeps_enough():
+            turn = self.order.next(self._lanes)
+            if turn is None:
+                return
+            self._begin(turn)
+
+    def read_at_once(self, key: str) -> asyncio.Future[Came | None]:
+        """Read a target before all that is owed; what comes of it, or None if it is not in force any more.
+
+        A pass of it that is under way has begun before this was asked: it ends first. Cancelled when the cycle ends.
+        """
+        came: asyncio.Future[Came | None] = asyncio.get_running_loop().create_future()
+        self._asked.append((key, came))
+        self.tick()
+        return came
+
+    def _begin_asked(self) -> None:
+        """They need no place among the passes: the gate bounds the calls in flight, and lets theirs out first."""
+        waiting, self._asked = self._asked, []
+        for key, came in waiting:
+            state = self.targets.states.get(key)
+            if came.done():
                 continue
-            task = asyncio.create_task(self.run_pass(self._states[target.key]))
-            self._running[target] = task
-            task.add_done_callback(functools.partial(self._ended, target))
+            if self._stopping or self.failed.done():
+                came.cancel()
+            elif state is None:
+                came.set_result(None)
+            elif any(key == other.key for other in self._running):
+                self._asked.append((key, came))
+            else:
+                task = self._begin(Turn(state, Lane.OWED, Purpose.ASKED))
+                task.add_done_callback(functools.partial(_tell, came))
 
-    def _sweeps_enough(self) -> bool:
-        """Whether one sweep more would leave no places for windows: sweeps of all feeds at once may last for an hour."""
-        if not any(state.target.kind is Kind.WINDOW for state in self._states.values()):
-            return False
-        sweeps = sum(target.kind is Kind.SWEEP for target in self._running)
-        return sweeps >= max(1, self._config.budget.max_in_flight - _PLACES_FOR_WINDOWS)
+    def _begin(self, turn: Turn) -> asyncio.Task[Came]:
+        task = asyncio.create_task(self.run_pass(turn.state, turn))
+        self._running[turn.state.target] = task
+        self._lanes[turn.state.target] = turn.lane
+        task.add_done_callback(functools.partial(self._ended, turn.state.target))
+        return task
 
-    def _ended(self, target: Target, task: asyncio.Task[None]) -> None:
+    def _ended(self, target: Target, task: asyncio.Task[Came]) -> None:
         self._running.pop(target, None)
+        self._lanes.pop(target, None)
         if task.cancelled() or self.failed.done():
             return
         if (error := task.exception()) is not None:
@@ -178,57 +229,75 @@ class Cycle:
             return
         self.tick()
 
-    async def run_pass(self, state: TargetState) -> None:
+    async def run_pass(self, state: TargetState, turn: Turn | None = None) -> Came:
         """Read one target whole and commit it batch by batch; the last batch carries what the pass proved."""
         target = state.target
         context = self._context(state)
-        reading = self._reader.read(target, state.cursor_at, _purpose(state))
+        reading = self._reader.read(target, state.cursor_at, turn.purpose if turn is not None else purpose_of(state))
         progress = _Progress()
         held: Batch | None = None
         async for batch in reading:
             if held is not None:
                 await self._commit(context, held, progress, None)
-            progress.seen.extend(sighting.id for sighting in batch.sightings)
+            progress.seen.extend(name_in(target, (shown.resource_type, shown.id)) for shown in batch.sightings)
             held = batch
         end = self._end(state, reading, progress)
         await self._commit(context, held or Batch(()), progress, end)
+        self._charge(state, reading, progress, end, turn.lane if turn is not None else Lane.OWED)
         await self._settle(state, reading, progress, end)
+        return Came(len(progress.changes), reading.coverage, reading.failure)
+
+    def _charge(self, state: TargetState, reading: Reading, progress: _Progress, end: PassEnd, lane: Lane) -> None:
+        """Let the planner learn from a pass, and its lane pay for it."""
+        metrics.LANE_CALLS.labels(self._config.code, lane.value).inc(reading.calls)
+        self.order.charge(lane, reading.calls)
+        self.planning.note_pass(
+            Pass(state, reading.began, reading.ended, end.counts, reading.calls, progress.found, progress.whom)
+        )
 
     def _context(self, state: TargetState) -> PassContext:
-        resource_type = state.target.resource_type
         return PassContext(
             lease=self._lease,
             target=state.target,
-            origin=plan.origin_of(state, self._strategies[resource_type]),
+            origin=plan.origin_of(state, self.targets.strategy_of(state.target)),
             previous_read=state.complete_began,
-            patients_live=state.baseline_at is not None or state.target.kind is Kind.WINDOW,
-            tells_window=self._window_beside(state),
+            patients_live=self.targets.enumerated(state),
+            baseline=state.baseline_types if state.target.kind.is_everything else frozenset(),
+            references=self._config.patients.references,
+            believes=frozenset(self.believed) if self._may_be_cut(state.target) else None,
+            missed_by=self.targets.missing(state.target),
+            tells_window=self.targets.window_beside(state),
         )
 
-    def _window_beside(self, state: TargetState) -> Target | None:
-        """The window that must show what this sweep finds changed; None where none has a start yet, or nothing is found but a baseline."""
-        target = state.target
-        if target.kind is not Kind.SWEEP or self._strategies[target.resource_type] is not Strategy.WINDOW:
-            return None
-        window = self._states.get(replace(target, kind=Kind.WINDOW).key)
-        if state.baseline_at is None or window is None or window.cursor_at is None:
-            return None
-        return window.target
+    def _may_be_cut(self, target: Target) -> bool:
+        """Whether what a pass shows with less in it may be cut by the operation; what an operator has forced is taken as it is."""
+        return target.kind.is_everything and all(self._config.strategy_of(feed) == "auto" for feed in target.reads)
 
     async def _commit(self, context: PassContext, batch: Batch, progress: _Progress, end: PassEnd | None) -> None:
         def work() -> Recorded:
-            versions = [reduce(sighting, self._digest_key) for sighting in batch.sightings]
+            versions.extend(
+                reduce(sighting, self._digest_key, self._rules, self._config.noise) for sighting in batch.sightings
+            )
             return self._repository.record(context, versions, self._clock.now(), end)
 
+        versions: list[Version] = []
         recorded = await asyncio.to_thread(work)
+        self.planning.note_visits(recorded.visits)
         progress.outdated = progress.outdated or bool(recorded.outdated)
         progress.changes.extend((key, decision.action) for key, decision in recorded.changes)
-        feed = context.target.resource_type
-        for _, decision in recorded.changes:
-            origin = origin_of_change(context.origin, decision.action)
-            metrics.CHANGES.labels(self._config.code, feed, decision.action.value, origin.value).inc()
+        progress.new_patients = progress.new_patients or bool(recorded.new_patients)
+        progress.doubted.extend(recorded.doubted)
+        shown = {version.key: version for version in versions} if recorded.changes else {}
+        for key, decision in recorded.changes:
+            origin = origin_of_change(origin_in(context, key[0]), decision.action)
+            metrics.CHANGES.labels(self._config.code, key[0], decision.action.value, origin.value).inc()
+            if origin is not Origin.BASELINE:
+                progress.found[key[0]] += 1
+                if (patient := shown[key].detail.patient) is not None:
+                    progress.whom[patient] += 1
         if recorded.outdated:
-            metrics.OUTDATED.labels(self._config.code, feed).inc(len(recorded.outdated))
+            for feed, _ in recorded.outdated:
+                metrics.OUTDATED.labels(self._config.code, feed).inc()
         if recorded.changes:
             self._on_commit()
 
@@ -236,20 +305,21 @@ class Cycle:
         kind = state.target.kind
         counts = plan.counts_as_whole(reading.coverage, state.unproven_streak)
         overlap = self._config.overlap
-        beside_windows = kind is Kind.SWEEP and self._strategies[state.target.resource_type] is Strategy.WINDOW
+        beside_windows = plan.beside_windows(kind, self.targets.strategy_of(state.target))
         return PassEnd(
             began=reading.began,
             ended=reading.ended,
             coverage=reading.coverage,
             failure=reading.failure.kind.value if reading.failure else None,
             cursor_at=next_cursor(state.cursor_at, reading.server_date, reading.began, overlap)
-            if kind is Kind.WINDOW
+            if kind.is_window
             else None,
             seen=progress.seen,
             counts=counts,
             outdated=progress.outdated,
             window_from=initial_cursor(reading.server_date, reading.began, overlap) if beside_windows else None,
             judged=state.sweep_found,
+            orphaned=state.orphan and may_be_gone(reading.failure),
         )
 
     async def _settle(self, state: TargetState, reading: Reading, progress: _Progress, end: PassEnd) -> None:
@@ -276,95 +346,69 @@ class Cycle:
                 status=reading.failure.status,
                 detail=reading.failure.detail,
             )
-        if not await self._reload(target):
+        self._note_flaws(target, reading)
+        if not await self.targets.reload(target):
             return  # retired while it was read
-        if target.kind is Kind.SWEEP:
-            await self._reload(
-                replace(target, kind=Kind.WINDOW)
-            )  # the sweep has told the window beside it where to start
-        if target.resource_type == "Patient" and any(
-            action in {Action.CREATED, Action.RESTORED} for _, action in progress.changes
-        ):
-            await self.register_targets()
-        if self.after_pass is not None:
-            missed = sorted(set(end.judged) - set(progress.seen)) if target.kind is Kind.WINDOW and end.counts else []
-            self.after_pass(PassReport(target, reading.failure, self._states[target.key].failures, tuple(missed)))
-
-    async def _reload(self, target: Target) -> bool:
-        """Take the target's state from the store; whether it is still in force."""
-        async with self._loading:
-            loaded = await asyncio.to_thread(
-                self._store.targets, self._config.code, self._config.patients.names, target.key
-            )
-            for state in loaded:
-                self._states[target.key] = state
-            return bool(loaded)
-
-    def observe_lateness(self) -> None:
-        """Say which feeds are late: what was owed a whole read and did not get it."""
-        now = self._clock.now()
-        for resource_type in self._config.feeds:
-            states = [state for state in self._states.values() if state.target.resource_type == resource_type]
-            late = resource_type not in self._strategies or plan.late(
-                states, self._schedules, now, self._config.timeout
-            )
-            metrics.LATE.labels(self._config.code, resource_type).set(late)
-            oldest = min((state.complete_began or state.registered_at for state in states), default=None)
-            if oldest is not None:
-                metrics.LAST_WHOLE_READ.labels(self._config.code, resource_type).set(oldest.timestamp())
-            if late != self._late.get(resource_type, False):
-                self._late[resource_type] = late
-                say = self._log.warning if late else self._log.info
-                say(
-                    "feed is late" if late else "feed is fresh again",
-                    action="feed.late" if late else "feed.fresh",
-                    feed=resource_type,
+        came_or_went = any(
+            kind == "Patient" and action in {Action.CREATED, Action.RESTORED} for (kind, _), action in progress.changes
+        )
+        enumerated = target.kind is Kind.NAMES and state.baseline_at is None and end.counts
+        if came_or_went or progress.new_patients or enumerated:
+            await self.targets.register()
+        if self.after_pass is not None and target.key in self.targets.states:
+            missed = sorted(set(end.judged) - set(progress.seen)) if target.kind.is_window and end.counts else []
+            self.after_pass(
+                PassReport(
+                    target,
+                    reading.failure,
+                    self.targets.states[target.key].failures,
+                    state.orphan,
+                    tuple(key_in(target, name) for name in missed),
+                    tuple(progress.doubted),
                 )
+            )
+
+    def _note_flaws(self, target: Target, reading: Reading) -> None:
+        """Say which entries could not be read: their resources are not compared until they can be."""
+        for problem, count in reading.flaws.items():
+            metrics.UNREADABLE.labels(self._config.code, target.resource_type, problem.value).inc(count)
+            self._log.warning(
+                "entries that cannot be read are left out",
+                action="pass.flaw",
+                feed=target.resource_type,
+                problem=problem.value,
+                entries=count,
+            )
+
+    async def observe(self) -> None:
+        """Say which feeds are late, and let the planner learn and be remembered."""
+        await self.lateness.observe()
+        await self.planning.keep()
 
     async def stop(self) -> None:
         """End the passes under way; what they have committed stays, the rest is read again."""
         self._stopping = True
+        self._begin_asked()
         tasks = list(self._running.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self.planning.stop()
 
 
-def _purpose(state: TargetState) -> Purpose:
-    if state.baseline_at is None and not state.live and state.target.kind is not Kind.WINDOW:
-        return Purpose.BACKFILL
-    return Purpose.RECONCILE if state.target.kind is Kind.SWEEP else Purpose.DETECT
+def _tell(came: asyncio.Future[Came | None], task: asyncio.Task[Came]) -> None:
+    """Hand on what a pass came to. What made it fail ends the cycle, and is told there."""
+    if came.done():
+        return
+    if task.cancelled() or task.exception() is not None:
+        came.cancel()
+    else:
+        came.set_result(task.result())
 
 
-def feed_schedules(feed: FeedConfig, practice: PracticeConfig) -> tuple[Schedule, Schedule]:
-    """A feed's schedules: for detection, and for the sweep beside windows."""
-    zone = practice.zone
-    active = feed.active.includes if feed.active is not None else None
-    return (
-        Schedule(feed.every, _next_after(feed.cron, zone), active, zone),
-        Schedule(feed.sweep_every, _next_after(feed.sweep_cron, zone), active, zone),
-    )
-
-
-def _next_after(cron: str | None, zone: dt.tzinfo) -> plan.NextAfter | None:
-    if cron is None:
-        return None
-    trigger, by_the_wall = cron_trigger(cron, zone), cron_trigger(cron, dt.UTC)
-
-    @functools.lru_cache(1 << 16)  # asked of every target at every look, and thousands of targets may share it
-    def after_utc(last: dt.datetime) -> dt.datetime | None:
-        after = (last + dt.timedelta(microseconds=1)).astimezone(zone)
-        fires: dt.datetime | None = trigger.get_next_fire_time(None, after)
-        if fires is not None and fires.astimezone(dt.UTC) <= last:
-            # APScheduler takes the second of the two hours when clocks are put back for the first: all would be owed all through it.
-            shown = by_the_wall.get_next_fire_time(None, after.replace(tzinfo=dt.UTC, fold=0))
-            fires = shown and shown.replace(tzinfo=zone, fold=1)
-        return fires and fires.astimezone(dt.UTC)
-
-    def next_after(last: dt.datetime) -> dt.datetime | None:
-        return after_utc(last.astimezone(dt.UTC))
-
-    return next_after
+def may_be_gone(failure: Failure | None) -> bool:
+    """Whether a search for one patient was refused as it may be for a patient who is gone."""
+    return failure is not None and failure.kind is FailureKind.REFUSED and failure.status in {400, 404, 410}
 
 
 REFUSALS_BEFORE_PROBE = 2

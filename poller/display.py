@@ -5,10 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from rich.console import Console
 from rich.table import Column, Table
 
 from poller.core import jsontext
 from poller.store.log import HistoryRow
+
+_WIDTH = 100
+"""Columns that tables may take where nobody says how many there are: in a file or a pipe."""
+
+
+def console() -> Console:
+    """Where tables are printed: as wide as the terminal, or wide enough for all tables if there is none."""
+    shown = Console()
+    return shown if shown.is_terminal else Console(width=_WIDTH)
 
 
 def action_of(event: Mapping[str, Any]) -> str:
@@ -59,10 +69,19 @@ def history_table(rows: Sequence[HistoryRow]) -> Table:
             row.action.value,
             row.origin.value if row.origin is not None else "-",
             row.status or "-",
-            ", ".join(row.changed) or "-",
+            "; ".join(_what_changed(row)) or "-",
             row.sequence or "-",
         )
     return table
+
+
+def _what_changed(row: HistoryRow) -> Iterator[str]:
+    if row.changed:
+        yield ", ".join(row.changed)
+    if row.hidden:
+        yield f"hidden: {', '.join(row.hidden)}"
+    if row.hidden_since and row.hidden_at is not None:
+        yield f"hidden since: {', '.join(row.hidden_since)} ({row.hidden_at:%Y-%m-%d})"
 
 
 def history_lines(rows: Sequence[HistoryRow]) -> Iterator[str]:
@@ -75,6 +94,8 @@ def history_lines(rows: Sequence[HistoryRow]) -> Iterator[str]:
                 "recordedAt": row.recorded_at.isoformat(),
                 "origin": row.origin.value if row.origin is not None else None,
                 "changed": list(row.changed),
+                "hidden": list(row.hidden),
+                "hiddenSince": list(row.hidden_since),
                 "sequence": row.sequence,
                 "id": row.event_id,
                 "evidence": row.evidence,

@@ -39,13 +39,27 @@ class BrokerError(PollerError):
     exit_code = 5
 
 
+class Fenced(BrokerError):  # noqa: N818
+    """Another one publishes to this exchange, and only one may."""
+
+
 class NotFound(PollerError):  # noqa: N818
     """What was named is not there."""
 
     exit_code = 6
 
 
+class Unanswered(PollerError):  # noqa: N818
+    """Nobody was there to do what was asked, or did it in time; or it could not be done."""
+
+    exit_code = 3
+
+
 class Breach(PollerError):  # noqa: N818
     """A run was judged and broke a promise."""
 
     exit_code = 1
+
+
+DEGRADED = 3
+"""Exit code of a command that looked, and found something that is not as the configuration asks for."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import json
 import os
@@ -61,10 +62,18 @@ def new_key(out: Path, kid: str | None = None, *, force: bool = False) -> KeyPai
 
 
 def load_private_key(pem: str | bytes) -> rsa.RSAPrivateKey:
-    """The key of a PEM text without a passphrase. ConfigError, which never shows the text, if it is no such key."""
+    """The key of a PEM text without a passphrase. ConfigError, which never shows the text, if it is no such key.
+
+    A text is checked once in a process: that takes a sixth of a second, and the key is asked for at every reload and for every token.
+    """
+    return _checked(pem.encode() if isinstance(pem, str) else pem)
+
+
+@functools.lru_cache(maxsize=64)
+def _checked(pem: bytes) -> rsa.RSAPrivateKey:
     hint = "make one with `poller keys new --out FILE`"
     try:
-        key = serialization.load_pem_private_key(pem.encode() if isinstance(pem, str) else pem, password=None)
+        key = serialization.load_pem_private_key(pem, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         raise ConfigError([f"not a private key in PEM without a passphrase; {hint}"]) from None
     if not isinstance(key, rsa.RSAPrivateKey) or key.key_size < LEAST_BITS:

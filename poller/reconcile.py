@@ -12,10 +12,11 @@ import structlog
 from poller import metrics
 from poller.clock import Clock
 from poller.config import PracticeConfig
+from poller.config.attachments import attachment_rules
 from poller.core.canonical import reduce
-from poller.core.model import Action, Confirmation, Gone, Kind, Origin, Present, Sighting, Target, Unclear
+from poller.core.model import Action, Confirmation, Gone, Kind, Origin, Present, Target, Unclear, Version
 from poller.store.deletes import Absence, Breaker, DeleteStore, Settled
-from poller.store.repository import Lease, PassContext, Recorded, Repository
+from poller.store.repository import Key, Lease, PassContext, Recorded, Repository
 
 log = structlog.get_logger(__name__)
 
@@ -24,6 +25,9 @@ _AT_ONCE = 100
 
 _ENOUGH = 20
 """Misses that are looked into: one proves as much as all of them, and each costs a call before all others."""
+
+_COUNT_EVERY = dt.timedelta(minutes=1)
+"""How often held deletes are counted where nothing was settled: an operator may have decided of some. After each pass would be costly."""
 
 
 class Confirmer(Protocol):
@@ -60,21 +64,35 @@ class Reconciler:
         self._deletes = deletes
         self._clock = clock
         self._digest_key = digest_key
+        self._rules = attachment_rules(config)
         self._on_commit = on_commit
         self._began = clock.now()
         self._breaker = Breaker(config.deletes.max_fraction, config.deletes.min_count, config.deletes.window)
         self._log = log.bind(practice=config.code)
+        self._counted_at: dt.datetime | None = None
+        """When it was counted how many deletes are held."""
+        self.deleted = 0
+        """How many deletes were recorded so far."""
+        self.patients_gone = 0
+        """How many of them were of patients."""
+        self.on_contradiction: Callable[[Absence, str | None], None] = lambda _absence, _patient: None
+        """Told of each resource that a complete pass had not shown and that is there as it was before, and whose it is."""
 
     async def settle_absences(self) -> None:
         """Read every id that a complete pass did not show; delete what is gone, take in what is there, leave the rest missing."""
+        settled = False
         while True:
             due = await asyncio.to_thread(self._deletes.due, self._lease.practice, _AT_ONCE)
             for absence in due:
                 await self._settle(absence)
+            settled = settled or bool(due)
             if len(due) < _AT_ONCE:
                 break
-        held = await asyncio.to_thread(self._deletes.listed, self._lease.practice, ["held"])
-        metrics.HELD_DELETES.labels(self._lease.practice).set(len(held))
+        now = self._clock.now()
+        if settled or self._counted_at is None or now >= self._counted_at + _COUNT_EVERY:
+            self._counted_at = now
+            held = await asyncio.to_thread(self._deletes.listed, self._lease.practice, ["held"])
+            metrics.HELD_DELETES.labels(self._lease.practice).set(len(held))
 
     async def _settle(self, absence: Absence) -> None:
         if self._evidence_is_void(absence):
@@ -83,9 +101,12 @@ class Reconciler:
         confirmation = await self._confirmer.confirm(absence.resource_type, absence.id)
         match confirmation:
             case Present(sighting):
-                await asyncio.to_thread(self._record, sighting)
+                version = reduce(sighting, self._digest_key, self._rules, self._config.noise)
+                recorded = await asyncio.to_thread(self._record, version)
                 if not await asyncio.to_thread(self._deletes.hand_over, self._lease, absence):
                     await self._postpone(absence, "in no pass, but there when read")
+                    if not recorded.changes:  # what has changed may have become another patient's before the pass
+                        self.on_contradiction(absence, version.detail.patient)
             case Gone(began, ended):
                 if self._evidence_is_void(absence):
                     await self._renew(absence)
@@ -116,6 +137,8 @@ class Reconciler:
         )
         feed = absence.resource_type
         if settled is Settled.DELETED:
+            self.deleted += 1
+            self.patients_gone += feed == "Patient"
             metrics.CHANGES.labels(self._lease.practice, feed, Action.DELETED.value, Origin.LIVE.value).inc()
             self._on_commit()
         elif settled is Settled.HELD:
@@ -125,18 +148,36 @@ class Reconciler:
                 feed=feed,
             )
 
-    def _record(self, sighting: Sighting) -> Recorded:
-        target = Target(self._lease.practice, sighting.resource_type, Kind.WINDOW)
+    def _record(self, version: Version) -> Recorded:
+        target = Target(self._lease.practice, version.resource_type, Kind.WINDOW)
         context = PassContext(self._lease, target, Origin.LIVE, keep_absences=True, patients_live=True)
-        recorded = self._repository.record(context, [reduce(sighting, self._digest_key)], self._clock.now())
+        recorded = self._repository.record(context, [version], self._clock.now())
         if recorded.changes:
             self._on_commit()
         return recorded
 
-    async def truly_missed(self, resource_type: str, ids: Sequence[str]) -> int:
-        """How many of the ids (the first 20) that a window should have shown are there; one that is gone proves nothing against windows."""
+    async def look_at(self, resource_type: str, id_: str) -> Confirmation:
+        """Read a resource by its id; if it is there, and of a feed, what has changed of it is recorded."""
+        confirmation = await self._confirmer.confirm(resource_type, id_)
+        if isinstance(confirmation, Present) and resource_type in self._config.feeds:
+            version = reduce(confirmation.sighting, self._digest_key, self._rules)
+            await asyncio.to_thread(self._record, version)
+        return confirmation
+
+    async def read_again(self, version: Version) -> bytes | None:
+        """Read by its id what a pass showed, and record what is there; returns its digest, None if that could not be read."""
+        match await self._confirmer.confirm(*version.key):
+            case Present(sighting):
+                found = reduce(sighting, self._digest_key, self._rules, self._config.noise)
+                await asyncio.to_thread(self._record, found)
+                return found.digest
+            case _:
+                return None
+
+    async def truly_missed(self, found: Sequence[Key]) -> int:
+        """How many of these (the first 20) that a window should have shown are there; one that is gone proves nothing against windows."""
         missed = 0
-        for id_ in ids[:_ENOUGH]:
+        for resource_type, id_ in found[:_ENOUGH]:
             match await self._confirmer.confirm(resource_type, id_):
                 case Present():
                     missed += 1

@@ -9,7 +9,7 @@ import secrets
 import select
 import socket
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import urlsplit, urlunsplit
 
@@ -114,7 +114,27 @@ class _Bench:
         """A kombu connection as any consumer would make it."""
         raise NotImplementedError
 
-    def received(self, count: int, queue: str | None = None, *, seconds: float = 20) -> list[bytes]:
+    def broker(self) -> Any:
+        """The broker as the engine has it."""
+        raise NotImplementedError
+
+    def unbind(self) -> None:
+        """Take the binding away that lets everything through."""
+        raise NotImplementedError
+
+    def bind(self, pattern: str = "fhir.*.*.*") -> None:
+        """Bind the queue."""
+        raise NotImplementedError
+
+    def taking_only(self, pattern: str) -> Sink:
+        """The sink as its publisher sees it when its queue, bound by ``pattern`` alone, is none that it declares itself."""
+        with contextlib.closing(self.broker().publisher(self.sink)) as publisher:
+            publisher.open()
+        self.unbind()
+        self.bind(pattern)
+        return replace(self.sink, queues=())
+
+    def received(self, count: int, queue: str | None = None, *, seconds: float = 90) -> list[bytes]:
         """The next ``count`` bodies in the queue, acknowledged. Fails when they do not come."""
         bodies: list[bytes] = []
 
@@ -169,9 +189,9 @@ class Rabbit(_Bench):
         with Connection(self.url) as connection:
             connection.channel().queue_unbind(self.sink.queues[0], self.sink.exchange, "fhir.*.*.*")
 
-    def bind(self) -> None:
+    def bind(self, pattern: str = "fhir.*.*.*") -> None:
         with Connection(self.url) as connection:
-            connection.channel().queue_bind(self.sink.queues[0], self.sink.exchange, "fhir.*.*.*")
+            connection.channel().queue_bind(self.sink.queues[0], self.sink.exchange, pattern)
 
     def close(self) -> None:
         for close in self.opened:
@@ -215,10 +235,10 @@ class Pgmq(_Bench):
         with psycopg.connect(self.conninfo) as connection:
             connection.execute("DELETE FROM pgmq.topic_bindings WHERE queue_name = %s", (self.sink.queues[0],))
 
-    def bind(self) -> None:
+    def bind(self, pattern: str = "fhir.*.*.*") -> None:
         with psycopg.connect(self.conninfo) as connection:
-            pattern = f"kombu.topic.{self.sink.exchange}.fhir.*.*.*"
-            connection.execute("SELECT pgmq.bind_topic(%s, %s)", (pattern, self.sink.queues[0]))
+            topic = f"kombu.topic.{self.sink.exchange}.{pattern}"
+            connection.execute("SELECT pgmq.bind_topic(%s, %s)", (topic, self.sink.queues[0]))
 
     def close(self) -> None:
         for close in self.opened:

@@ -2,21 +2,72 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
+import sys
+import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import psycopg
 import pytest
+import structlog
 from psycopg.conninfo import make_conninfo
 
+from poller import logs
 from poller.store.engine import migrate
 
 _POSTGRES = "POLLER_TEST_POSTGRES"
 _AMQP = "POLLER_TEST_AMQP"
+
+
+_APART = (
+    "tests/acceptance/test_random_server.py",
+    "tests/contract/test_strategies.py",
+    "tests/contract/test_strategies_turned.py",
+)
+"""Each test of these takes long, and may run beside others of its file."""
+_STORY = tuple(f"tests/acceptance/test_{name}.py" for name in ("order", "quiet", "replay", "schemas"))
+"""These read one story, which is dear to tell."""
+
+
+def unit_of(nodeid: str) -> str:
+    """What goes to one worker: a file, whose tests share what is dear to make; all that read the one story; a long test by itself."""
+    file = nodeid.partition("::")[0]
+    return nodeid if file in _APART else "story" if file in _STORY else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    """Deal out whole units, in the order of collection.
+
+    xdist's own ``--dist loadgroup`` writes the group into a private attribute of pytest that is no more, and so deals out single tests.
+    """
+    from xdist.scheduler import LoadScopeScheduling  # noqa: PLC0415 - asked only where xdist is at work
+
+    class InUnits(LoadScopeScheduling):  # type: ignore[misc] # xdist is not typed
+        def _split_scope(self, nodeid: str) -> str:
+            return unit_of(nodeid)
+
+    return InUnits(config, log)
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_they_were() -> Iterator[None]:
+    """A command that sets up its process's logging does so for the tests after it too, unless it is undone."""
+    written, hooks = structlog.get_config(), (sys.excepthook, threading.excepthook)
+    levels = {name: logging.getLogger(name).level for name in (None, logs.OURS)}
+    yield
+    structlog.configure(**written)
+    sys.excepthook, threading.excepthook = hooks
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+    for handler in [one for one in logging.getLogger().handlers if isinstance(one, logs._Stream)]:
+        logging.getLogger().removeHandler(handler)
 
 
 def _listens(host: str, port: int) -> bool:
@@ -77,6 +128,8 @@ def _database(server: str, template: str) -> Iterator[str]:
     name = f"poller_test_{uuid.uuid4().hex[:12]}"
     with psycopg.connect(server, autocommit=True) as admin:
         admin.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+        # What a crash of the server would lose, no test looks for: those that crash one start their own.
+        admin.execute(f'ALTER DATABASE "{name}" SET synchronous_commit = off')
     yield make_conninfo(server, dbname=name)
     with psycopg.connect(server, autocommit=True) as admin:
         admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')

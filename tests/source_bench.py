@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import unquote
@@ -12,16 +12,18 @@ from urllib.parse import unquote
 import httpx
 
 from poller.clock import SystemClock
-from poller.config.model import BudgetConfig, FeedConfig, PracticeConfig
+from poller.config.feed import FeedConfig
+from poller.config.model import BudgetConfig, PracticeConfig
 from poller.config.secret import Secret
 from poller.core.budget import Grant
+from poller.core.capability import PracticeReport
 from poller.core.model import Kind, Purpose, Target
 from poller.source.auth import Authorization, Token
 from poller.source.client import Client
 from poller.source.gate import Gate
-from poller.source.probe import Verdict, probe
 from poller.source.reading import Reading
 from poller.source.strategies import Source
+from poller.source.survey import survey
 from poller.source.wire import Wire
 
 BASE = "https://ehr.example.org/fhir/r4/FAMLYMED"
@@ -37,15 +39,18 @@ class Freely:
     def __init__(self) -> None:
         self.granted = 0
         self.blocks: list[float] = []
+        self.refusals: list[float | None] = []
         self.blocked = asyncio.Event()
 
-    def grant(self, _practice: str, want: int, _per_minute: float) -> Grant:
+    def grant(self, _practice: str, want: int, _per_minute: float, *_: float) -> Grant:
         self.granted += want
         return Grant(0.0, want, 0.0)
 
-    def block(self, _practice: str, seconds: float) -> None:
+    def block(self, _practice: str, seconds: float, left_ago: float | None = None) -> float:
         self.blocks.append(seconds)
+        self.refusals.append(left_ago)
         self.blocked.set()
+        return 1.0
 
 
 class Trusted(Authorization):
@@ -53,6 +58,10 @@ class Trusted(Authorization):
 
     async def token(self) -> Token:
         return Token("secret-token", float("inf"), float("inf"))
+
+    async def renew(self, scopes: tuple[str, ...] | None = None, *, keep: bool = True) -> Token:
+        del scopes, keep
+        return await self.token()
 
     @property
     def usable(self) -> Token:
@@ -119,10 +128,10 @@ class Server:
 
         return asyncio.run(main())
 
-    def probe(self, resource_type: str = "Observation", **changes: Any) -> Verdict:
-        async def main() -> Verdict:
+    def survey(self, *feeds: str, sample: Sequence[str] = ("p1", "p2"), **changes: Any) -> PracticeReport:
+        async def main() -> PracticeReport:
             async with self.source(**changes) as source:
-                return await probe(source, resource_type, NOW)
+                return await survey(source, feeds, sample, NOW)
 
         return asyncio.run(main())
 

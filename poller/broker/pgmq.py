@@ -24,14 +24,14 @@ from kombu.transport import pgmq as kombu_pgmq
 from pgmq import PGMQueue
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from poller.broker.port import Outcome, send_all
+from poller.broker.port import Cause, Outcome
 from poller.broker.topology import declare_on_pgmq, declare_queue_on_pgmq
 from poller.core.envelope import CONTENT_TYPE
-from poller.errors import BrokerError
+from poller.errors import BrokerError, Fenced
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from poller.core.envelope import Message
     from poller.core.sink import Sink
@@ -74,16 +74,14 @@ class PgmqBroker:
             fence=f"poller.relay.{sink.exchange}",
         )
 
-    def publish_to_queue(self, queue: str, messages: Iterable[Message]) -> int:
-        """Put ``messages`` into a durable queue past all exchanges; how many. Raises BrokerError unless all are in."""
-        publisher = PgmqPublisher(
+    def queue_publisher(self, queue: str) -> PgmqPublisher:
+        """A closed publisher into a durable queue past all exchanges, made if need be."""
+        return PgmqPublisher(
             self._connect,
             exchange="",
             topology=lambda channel: declare_queue_on_pgmq(channel, queue),
             routing_key=queue,
         )
-        with closing(publisher):
-            return send_all(publisher, messages)
 
     def tail(self, exchange: str, patterns: Sequence[str], stopping: threading.Event) -> Iterator[bytes]:
         """Bodies of what passes ``exchange`` from now on, from a queue that goes when this ends; were it killed, at the next look."""
@@ -157,7 +155,7 @@ class PgmqPublisher:
             if self._fence is not None:
                 lock = session.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", (self._fence,))
                 if lock.fetchone() == (False,):
-                    raise BrokerError(
+                    raise Fenced(
                         "another relay publishes to this exchange, and only one may: stop it, or wait until it is gone"
                     )
             self._make(session)
@@ -170,17 +168,25 @@ class PgmqPublisher:
             self._make(self._session)
 
     def publish(self, messages: Sequence[Message]) -> Outcome:
-        """Send in one transaction, up to the first message that no queue wants."""
+        """Send in one transaction, up to the first message that no queue wants, or that the database does not take for itself."""
         self.open()
+        taken = 0
         with self._speaking():
             assert self._session is not None  # noqa: S101 - open() has just said so
-            with self._session.transaction():
-                for index, message in enumerate(messages):
-                    if self._halted:
-                        raise BrokerError("publishing was told to stop")
-                    if self._send(message) == 0:
-                        return Outcome(index, "unroutable: no queue is bound that wants it")
-        return Outcome(len(messages))
+            try:
+                with self._session.transaction():
+                    for message in messages:
+                        if self._halted:
+                            raise BrokerError("publishing was told to stop")
+                        if self._send(message) == 0:
+                            return Outcome(taken, "unroutable: no queue is bound that wants it", Cause.UNROUTABLE)
+                        taken += 1
+            except (psycopg.DataError, psycopg.errors.ProgramLimitExceeded) as error:
+                refused = f"not acceptable to the queue's database (SQLSTATE {error.sqlstate})"
+            else:
+                return Outcome(taken)
+        before = self.publish(messages[:taken])  # rolled back with it
+        return before if before.refused is not None else Outcome(taken, refused, Cause.UNACCEPTABLE)
 
     def tend(self) -> None:
         """Notice a lost connection, and sometimes clear away the queues of dead tails, which would grow for ever."""

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import islice
+from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
-
-from poller.errors import BrokerError
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from poller.core.envelope import Message
     from poller.core.sink import Sink
+
+
+class Cause(StrEnum):
+    """What a refusal is about, which decides whether it can be of one event alone."""
+
+    UNROUTABLE = "unroutable"
+    """No queue is bound that wants it: of this event, or of all, as others will show."""
+    UNACCEPTABLE = "unacceptable"
+    """The broker takes no such message: too large. Of this event, and for good."""
+    NOT_TAKEN = "not-taken"
+    """A queue is full, or its leader is away: of whatever comes, until that has changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +33,7 @@ class Outcome:
     """How many of them, from the first on without a gap, the broker has taken and routed to a queue."""
     refused: str | None = None
     """Why the next one was not taken; None when all were."""
+    cause: Cause | None = None
 
 
 class Publisher(Protocol):
@@ -69,8 +79,8 @@ class Broker(Protocol):
         """A closed publisher for ``sink``."""
         ...
 
-    def publish_to_queue(self, queue: str, messages: Iterable[Message]) -> int:
-        """Put ``messages`` into a durable queue, made if need be, past all exchanges; how many. Raises BrokerError unless all are in."""
+    def queue_publisher(self, queue: str) -> Publisher:
+        """A closed publisher into a durable queue, made if need be, past all exchanges. Any number may be open at once."""
         ...
 
     def tail(self, exchange: str, patterns: Sequence[str], stopping: threading.Event) -> Iterator[bytes]:
@@ -79,15 +89,3 @@ class Broker(Protocol):
         From a temporary queue of its own: takes nothing from anyone's. Raises BrokerError.
         """
         ...
-
-
-def send_all(publisher: Publisher, messages: Iterable[Message], *, batch: int = 1000) -> int:
-    """Publish ``messages`` to the last, however many; how many they were. Raises BrokerError at the first that is refused."""
-    publisher.open()
-    remaining, total = iter(messages), 0
-    while run := list(islice(remaining, batch)):
-        outcome = publisher.publish(run)
-        total += outcome.confirmed
-        if outcome.refused is not None:
-            raise BrokerError(f"after {total} messages the next was {outcome.refused}")
-    return total

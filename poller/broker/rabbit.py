@@ -9,10 +9,11 @@ again behind our back, out of order.
 
 from __future__ import annotations
 
+import re
 import secrets
 import ssl
 import time
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -22,14 +23,14 @@ from kombu.connection import Connection
 from kombu.entity import Queue
 from kombu.messaging import Consumer, Producer
 
-from poller.broker.port import Outcome, send_all
+from poller.broker.port import Cause, Outcome
 from poller.broker.topology import declare_on_rabbit, declare_queue_on_rabbit
 from poller.core.envelope import CONTENT_TYPE
-from poller.errors import BrokerError
+from poller.errors import BrokerError, Fenced
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from poller.core.envelope import Message
     from poller.core.sink import Sink
@@ -47,6 +48,8 @@ _LOCKED = 405
 _INEQUIVALENT = 406
 _PERSISTENT = 2
 _GONE = (OSError, amqp.AMQPError)
+_TOO_LARGE = re.compile(r"message size \d+ is larger than (?:configured )?max size (\d+)")
+"""In RabbitMQ's words (rabbit_channel, since 3.8). It closes the channel, and does not say which message it was."""
 
 
 class RabbitBroker:
@@ -99,16 +102,14 @@ class RabbitBroker:
             patience=patience,
         )
 
-    def publish_to_queue(self, queue: str, messages: Iterable[Message]) -> int:
-        """Put ``messages`` into a durable queue by the default exchange; how many. Raises BrokerError unless all were taken."""
-        publisher = RabbitPublisher(
+    def queue_publisher(self, queue: str) -> RabbitPublisher:
+        """A closed publisher into a durable queue by the default exchange, made if need be."""
+        return RabbitPublisher(
             self.connect,
             exchange="",
             topology=lambda channel: declare_queue_on_rabbit(channel, queue),
             routing_key=queue,
         )
-        with closing(publisher):
-            return send_all(publisher, messages)
 
     def tail(self, exchange: str, patterns: Sequence[str], stopping: threading.Event) -> Iterator[bytes]:
         """Bodies of what passes ``exchange`` from now on; a reader that falls far behind loses the oldest."""
@@ -155,6 +156,7 @@ class _Flight:
         self.resources: set[str] = set()
         """Of the messages without an answer: one each."""
         self.refused: str | None = None
+        self.cause: Cause | None = None
 
     def takes(self, message: Message, window: int) -> bool:
         """Whether ``message`` may be sent now."""
@@ -174,26 +176,34 @@ class _Flight:
         """Taken, unless returned before."""
         for index in self._meant(tag, multiple):
             returned = self._messages[index].id in self._returned
-            self._settle(index, "unroutable: no queue is bound that wants it" if returned else None)
+            if returned:
+                self._settle(index, "unroutable: no queue is bound that wants it", Cause.UNROUTABLE)
+            else:
+                self._settle(index)
 
     def on_nack(self, tag: int, multiple: bool) -> None:
         """Not taken: a queue is full, or the broker had an error."""
         for index in self._meant(tag, multiple):
-            self._settle(index, "not taken: a queue is full or its leader is away")
+            self._settle(index, "not taken: a queue is full or its leader is away", Cause.NOT_TAKEN)
 
     def outcome(self) -> Outcome:
         """What can be said once nothing is in flight."""
-        return Outcome(self._sent if self._first_refused is None else self._first_refused, self.refused)
+        return Outcome(self._sent if self._first_refused is None else self._first_refused, self.refused, self.cause)
+
+    def settled(self) -> int:
+        """How many from the first on were taken, whatever became of the others."""
+        known = [self._sent, *self._open]
+        return min(known if self._first_refused is None else [*known, self._first_refused])
 
     def _meant(self, tag: int, multiple: bool) -> list[int]:
         last = tag - self._first
         return [index for index in self._open if index <= last] if multiple else [last]
 
-    def _settle(self, index: int, refused: str | None) -> None:
+    def _settle(self, index: int, refused: str | None = None, cause: Cause | None = None) -> None:
         del self._open[index]
         self.resources.discard(self._messages[index].resource)
         if refused is not None and (self._first_refused is None or index < self._first_refused):
-            self._first_refused, self.refused = index, refused
+            self._first_refused, self.refused, self.cause = index, refused, cause
 
 
 class RabbitPublisher:
@@ -221,6 +231,8 @@ class RabbitPublisher:
         self._channel: Any = None
         self._producer: Any = None
         self._tag = 0
+        self._largest: int | None = None
+        """Bytes of the largest body that the broker takes, once it has said so."""
         self._halted = False
 
     def open(self) -> None:
@@ -235,13 +247,20 @@ class RabbitPublisher:
                 # Lives as long as this connection: another one's declaration of it is refused.
                 Queue(self._fence, exclusive=True, durable=False, auto_delete=True)(self._channel).queue_declare()
             self._topology(self._channel)
-            self._channel.confirm_select()
-            self._producer = Producer(self._channel, auto_declare=False)
-            self._tag = 0
+            self._largest = None
+            self._begin(self._channel)
+
+    def _begin(self, channel: Any) -> None:
+        """Publish over this channel, with confirms, which count from one."""
+        self._channel = channel
+        channel.confirm_select()
+        self._producer = Producer(channel, auto_declare=False)
+        self._tag = 0
 
     def declare(self) -> None:
-        """Declare again."""
+        """Declare again; what was too large may be taken now."""
         self.open()
+        self._largest = None
         with self._speaking():
             self._topology(self._channel)
 
@@ -250,14 +269,37 @@ class RabbitPublisher:
         self.open()
         flight = _Flight(messages, self._tag + 1)
         with self._speaking(), self._listening(flight):
-            for message in messages:
-                self._wait(flight, partial(flight.takes, message, self._window))
-                if flight.refused is not None:
-                    break
-                self._send(message)
-                flight.send(message)
-            self._wait(flight, lambda: not flight.resources)
-        return flight.outcome()
+            try:
+                too_large = self._fly(flight, messages)
+            except amqp.PreconditionFailed as error:
+                if (limit := _TOO_LARGE.search(str(error))) is None:
+                    raise
+                self._largest = int(limit[1])
+                self._begin(self._connection.channel())  # the broker has closed the other one, and the connection holds
+            else:
+                outcome = flight.outcome()
+                if too_large is None or outcome.refused is not None:
+                    return outcome
+                reason = f"too large: {len(too_large.body)} bytes, and the broker takes {self._largest} at most"
+                return Outcome(outcome.confirmed, reason, Cause.UNACCEPTABLE)
+        known = flight.settled()
+        rest = self.publish(messages[known:])
+        return Outcome(known + rest.confirmed, rest.refused, rest.cause)
+
+    def _fly(self, flight: _Flight, messages: Sequence[Message]) -> Message | None:
+        """Send what may be sent, and wait for all answers. Returns the message at which it stopped for its size, if it did."""
+        too_large = None
+        for message in messages:
+            if self._largest is not None and len(message.body) > self._largest:
+                too_large = message
+                break
+            self._wait(flight, partial(flight.takes, message, self._window))
+            if flight.refused is not None:
+                break
+            self._send(message)
+            flight.send(message)
+        self._wait(flight, lambda: not flight.resources)
+        return too_large
 
     def tend(self) -> None:
         """Read what the broker says, heartbeats above all, and answer them."""
@@ -330,7 +372,8 @@ def _speaking() -> Iterator[None]:
     try:
         yield
     except _GONE as error:
-        raise BrokerError(_explain(error)) from error
+        kind = Fenced if getattr(error, "reply_code", None) == _LOCKED else BrokerError
+        raise kind(_explain(error)) from error
 
 
 def _explain(error: Exception) -> str:

@@ -5,22 +5,21 @@
 """
 
 from poller.config.active import ActiveHours
-from poller.config.loader import data_directory, load, problems
+from poller.config.feed import FeedConfig
+from poller.config.loader import data_directory, load, problem_at, problems
 from poller.config.model import (
     BrokerConfig,
     BudgetConfig,
     Config,
     DeletesConfig,
-    FeedConfig,
     HttpConfig,
     LoggingConfig,
     PatientsConfig,
     PracticeConfig,
-    SinkConfig,
-    SinkFilter,
     StoreConfig,
 )
 from poller.config.secret import Secret
+from poller.config.sinks import SinkConfig, SinkFilter
 
 __all__ = [
     "ActiveHours",
@@ -39,5 +38,6 @@ __all__ = [
     "StoreConfig",
     "data_directory",
     "load",
+    "problem_at",
     "problems",
 ]

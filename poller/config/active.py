@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _HOURS = re.compile(r"([01][0-9]|2[0-4]):([0-5][0-9])-([01][0-9]|2[0-4]):([0-5][0-9])")
 _MIDNIGHT: Final = 24 * 60
+_WEEK: Final = 7 * _MIDNIGHT
 
 
 def parse_hours(written: str) -> tuple[int, int]:
@@ -47,6 +48,45 @@ class ActiveHours(BaseModel):
         parse_hours(self.hours)
         parse_days(self.days)
         return self
+
+    @property
+    def longest_closed(self) -> dt.timedelta:
+        """The longest time between two spells of hours, in a week without a change of clocks."""
+        length, starts = self._spells()
+        following = [*starts[1:], starts[0] + _WEEK]
+        return dt.timedelta(minutes=max(after - start - length for start, after in zip(starts, following, strict=True)))
+
+    @property
+    def spell(self) -> float:
+        """Seconds from opening to closing."""
+        return self._spells()[0] * 60.0
+
+    @property
+    def part_open(self) -> float:
+        """The part of a week in which it is open."""
+        length, starts = self._spells()
+        return length * len(starts) / _WEEK
+
+    def least_open(self, seconds: float) -> float:
+        """Seconds for which it is open in any span of so many, at the least."""
+        length, starts = self._spells()
+        span = seconds / 60.0
+        # The least open span begins as a spell ends, or ends as one begins.
+        begins = [start + length for start in starts] + [(start - span) % _WEEK for start in starts]
+        return 60.0 * min(self._open_until(begin + span) - self._open_until(begin) for begin in begins)
+
+    def _open_until(self, minute: float) -> float:
+        """Open minutes from the beginning of a week."""
+        length, starts = self._spells()
+        weeks, rest = divmod(minute, _WEEK)
+        carried = max(starts[-1] + length - _WEEK, 0)  # of the spell that began last week
+        within = min(rest, carried) + sum(min(max(rest - start, 0), length) for start in starts)
+        return weeks * length * len(starts) + within
+
+    def _spells(self) -> tuple[int, list[int]]:
+        """Minutes of a spell, and the minutes of a week at which each begins."""
+        begin, end = parse_hours(self.hours)
+        return (end - begin) % _MIDNIGHT or _MIDNIGHT, sorted(day * _MIDNIGHT + begin for day in parse_days(self.days))
 
     def includes(self, local: dt.datetime) -> bool:
         """Whether ``local``, in the practice's time zone, lies within. Hours past midnight belong to the day they began on."""

@@ -10,12 +10,12 @@ from __future__ import annotations
 from typing import Final
 
 from poller.config.document import Node, Problem
+from poller.config.feed import EXCLUSIVE
 from poller.config.values import shown
 
 EVERY_FEED: Final = "every_feed"
-MERGED: Final = frozenset({"budget", "patients", "deletes", "active"})
+MERGED: Final = frozenset({"budget", "patients", "deletes", "active", "noise"})
 """Keys whose mappings are merged key by key; any other value replaces the one below it as a whole."""
-ALTERNATIVES: Final = (("every", "cron"), ("sweep_every", "sweep_cron"))
 
 
 def merge(root: Node) -> tuple[Node, list[Problem]]:
@@ -97,16 +97,15 @@ def _feed(layers: list[Node | None], listed: Node | None = None) -> Node:
 def _over(below: Node, above: Node) -> Node:
     """``above``'s keys over ``below``'s; an alternative named above drives out its counterpart below."""
     entries = dict(below.mapping)
-    for pair in ALTERNATIVES:
-        if any(_says(above, key) for key in pair):
-            entries = {key: node for key, node in entries.items() if key not in pair}
+    driven_out = {other for pair in EXCLUSIVE for key, other in (pair, pair[::-1]) if _says(above, key)}
+    entries = {key: node for key, node in entries.items() if key not in driven_out}
     for key, node in above.mapping.items():
         under = entries.get(key)
         both = under is not None and isinstance(under.value, dict) and isinstance(node.value, dict)
         entries[key] = _over(under, node) if under is not None and both and key in MERGED else node
-    for first, second in ALTERNATIVES:  # both on one level: reported once, by _two_schedules
+    for first, second in EXCLUSIVE:  # both on one level: reported once, by _two_schedules
         if _says(above, first) and _says(above, second):
-            entries.pop(second)
+            entries.pop(second, None)
     return Node(entries, above.line, above.path)
 
 
@@ -118,11 +117,9 @@ def _two_schedules(practice: Node) -> list[Problem]:
     feeds = (practice.get("feeds") or Node({}, 0, ())).mapping.values()
     every = practice.get(EVERY_FEED)
     return [
-        Problem(
-            feed.mapping[second].line, f"{'.'.join(map(shown, feed.path))}: both {first} and {second}; keep one of them"
-        )
+        Problem(feed.mapping[second].line, f"{'.'.join(map(shown, feed.path))}: both {first} and {second}; {why}")
         for feed in (*feeds, *([every] if every is not None else []))
-        for first, second in ALTERNATIVES
+        for (first, second), why in EXCLUSIVE.items()
         if _says(feed, first) and _says(feed, second)
     ]
 

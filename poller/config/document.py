@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _DEEPEST: Final = 12
 _LARGEST: Final = 4_000_000
+_COMMENT = re.compile(r"[ \t]*#[^\r\n]*")
 _INTEGER = re.compile(r"[-+]?[0-9]{1,18}")
 _FLOAT = re.compile(r"[-+]?([0-9]{1,18}\.[0-9]{0,18}|\.[0-9]{1,18})([eE][-+]?[0-9]{1,3})?")
 _WORDS: Final = {"": None, "~": None, "null": None, "true": True, "false": False}
@@ -89,8 +90,13 @@ class Unreadable(Exception):  # noqa: N818 - what it is
 
 def read(path: Path) -> tuple[Node, list[Problem]]:
     """The file as a tree and what was wrong with its keys. :class:`Unreadable` if it is no YAML mapping."""
+    return parse(text_of(path))
+
+
+def parse(text: str) -> tuple[Node, list[Problem]]:
+    """The same of a text."""
     found: list[Problem] = []
-    root = _compose(_text(path))
+    root = _compose(text)
     if not isinstance(root, yaml.MappingNode):
         raise Unreadable(
             Problem(1, "the file holds no mapping; write at least practices: and sinks:, see config/examples")
@@ -98,7 +104,42 @@ def read(path: Path) -> tuple[Node, list[Problem]]:
     return _node(root, 1, (), found), found
 
 
-def _text(path: Path) -> str:
+def line_of(text: str, key: str) -> int:
+    """The line of a dotted key in a text that can be read, or of the nearest one above it; 1 if there is none."""
+    node = parse(text)[0]
+    line = 1
+    for word in key.split("."):
+        below = node.get(word)
+        if below is None:
+            break
+        node, line = below, below.line
+    return line
+
+
+def without_comments(text: str) -> str:
+    """The text of a file that can be read, without its comments: a secret may stand in one, out of sight of every check.
+
+    Comments stand between tokens; what stands between quotes, or in a block of text, is within one. Lines keep their numbers.
+    """
+    kept, end = [], 0
+    for token in yaml.scan(text, Loader=yaml.BaseLoader):
+        start = token.start_mark.index
+        if start > end:
+            kept.append(_COMMENT.sub("", text[end:start]))
+        inside = text[max(start, end) : token.end_mark.index]
+        if isinstance(token, yaml.ScalarToken) and token.style in {
+            "|",
+            ">",
+        }:  # a comment may stand behind the sign itself
+            head, line_end, rest = inside.partition("\n")
+            inside = _COMMENT.sub("", head) + line_end + rest
+        kept.append(inside)
+        end = max(end, token.end_mark.index)
+    return "".join([*kept, _COMMENT.sub("", text[end:])])
+
+
+def text_of(path: Path) -> str:
+    """What is written in a file. :class:`Unreadable` if it can't be read."""
     try:
         with path.open("rb") as file:
             raw = file.read(_LARGEST + 1)

@@ -17,6 +17,8 @@ from poller.config.values import nearest, parse_directory, shown
 from poller.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pydantic_core import ErrorDetails
 
     from poller.config.document import Node, Problem
@@ -40,8 +42,21 @@ _LACKS: Final = {
 
 def load(path: Path) -> Config:
     """The configuration in ``path``. ConfigError with all problems, each ``file:line: what is wrong; what would be right``."""
+    return load_text(text_of(path), path)
+
+
+def text_of(path: Path) -> str:
+    """What is written in ``path``. ConfigError if it cannot be read."""
     try:
-        root, found = document.read(path)
+        return document.text_of(path)
+    except document.Unreadable as error:
+        raise ConfigError([error.problem.at(path)]) from None
+
+
+def load_text(text: str, path: Path) -> Config:
+    """The configuration that ``text`` holds, as if it stood in ``path``. ConfigError as above."""
+    try:
+        root, found = document.parse(text)
     except document.Unreadable as error:
         raise ConfigError([error.problem.at(path)]) from None
     config, more = _check(root, path)
@@ -60,6 +75,19 @@ def problems(path: Path) -> list[str]:
     except ConfigError as error:
         return error.problems
     return []
+
+
+def problem_at(path: Path, keys: Sequence[str], text: str) -> str:
+    """A problem found later, told like the others: where what is in force at ``keys`` stands, in ``defaults`` if it comes from there.
+
+    Raises ConfigError if the file cannot be read any more.
+    """
+    try:
+        root, _ = document.read(path)
+    except document.Unreadable as error:
+        raise ConfigError([error.problem.at(path)]) from None
+    node = _locate(defaults.merge(root)[0], tuple(keys))
+    return document.Problem(node.line, f"{'.'.join(map(shown, node.path))}: {text}").at(path)
 
 
 def data_directory(path: Path) -> Path:

@@ -8,51 +8,47 @@ from __future__ import annotations
 import datetime as dt
 import zoneinfo
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
-from poller.config.active import ActiveHours
+from poller.config.api import ApiConfig
+from poller.config.feed import FeedConfig, Reading, Rung
+from poller.config.network import CaFile, ProxyUrl
+from poller.config.noise import Noise
 from poller.config.secret import Secret, check_private_key
+from poller.config.section import Section
+from poller.config.sinks import SinkConfig
 from poller.config.values import (
     DEFAULT_CATEGORIES,
+    DEFAULT_PARAMETERS,
     EMBEDDED,
     READ_ONLY_SCOPES,
     BrokerUrl,
-    Category,
     Code,
-    Cron,
     Duration,
     Listen,
     NamePrefix,
     ResourceType,
+    Retention,
     SourceUrl,
     StoreUrl,
     TimeZone,
     Word,
-    check_action,
     is_loopback,
     parse_directory,
-    show_duration,
     split_listen,
 )
+from poller.core.attachments import ELEMENTS
 
-Reading = Literal["auto", "window", "sweep", "patient"]
 Payload = Literal["id-only", "full-resource"]
-STRATEGIES: tuple[str, ...] = get_args(Reading)
+GivesWay = Literal["backfill", "reconcile", "index"]
+GIVES_WAY: Final[tuple[GivesWay, ...]] = ("backfill", "reconcile", "index")
+"""What gives way first where calls are short: first loads, content reads beside what is polled, the planner's own choice.
 
-
-class Section(BaseModel):
-    """A mapping of known keys; one left empty has its default."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_the_default(cls, said: Any) -> Any:
-        if not isinstance(said, dict):
-            return said
-        return {key: value for key, value in said.items() if value is not None or key not in cls.model_fields}
+What a schedule or ``max_staleness`` owes never does: it is refused at load if it cannot be kept.
+"""
 
 
 class StoreConfig(Section):
@@ -62,6 +58,8 @@ class StoreConfig(Section):
     password: Secret | None = Field(default=None, examples=["{env: POLLER_STORE_PASSWORD}"])
     digest_key: Secret | None = Field(default=None, examples=["{file: /etc/poller/digest.key}"])
     """Key of the digests; without it the installation makes its own."""
+    retention: Retention | None = Field(default=None, examples=["400d"])
+    """How long history and events are kept; without it, for ever."""
 
 
 class BrokerConfig(Section):
@@ -69,27 +67,6 @@ class BrokerConfig(Section):
 
     url: BrokerUrl = Field(default=EMBEDDED, examples=["embedded"])
     password: Secret | None = Field(default=None, examples=["{env: POLLER_BROKER_PASSWORD}"])
-
-
-class SinkFilter(Section):
-    """What a sink gets; nothing named means everything."""
-
-    practices: tuple[Code, ...] = Field(default=(), examples=["[FAMLYMED]"])
-    types: tuple[ResourceType, ...] = Field(default=(), examples=["[Observation, DiagnosticReport]"])
-    actions: tuple[Annotated[str, AfterValidator(check_action)], ...] = Field(
-        default=(), examples=["[created, updated]"]
-    )
-
-
-class SinkConfig(Section):
-    """One way out: an exchange of its own, and the queues bound to it by the filter."""
-
-    payload: Payload = Field(default="id-only", examples=["id-only"])
-    exchange: Word = Field(examples=["fhir.changes"])
-    baseline: Literal["publish", "skip"] = Field(default="skip", examples=["skip"])
-    """Whether what a target's first complete pass finds is published."""
-    queues: tuple[Word, ...] = Field(min_length=1, examples=["[fhir.changes.all]"])
-    only: SinkFilter = Field(default=SinkFilter(), examples=["{types: [Observation]}"])
 
 
 class HttpConfig(Section):
@@ -112,6 +89,13 @@ class LoggingConfig(Section):
     level: Literal["debug", "info", "warning", "error"] = Field(default="info", examples=["info"])
 
 
+class ReloadConfig(Section):
+    """When a running engine reads the file again, beside `poller reload` and SIGHUP."""
+
+    watch: bool = Field(default=False, examples=["true"])
+    """Whether it does so by itself when the file has changed."""
+
+
 class BudgetConfig(Section):
     """What this poller may ask of a practice, in calls, token calls included."""
 
@@ -122,11 +106,45 @@ class BudgetConfig(Section):
 
 
 class PatientsConfig(Section):
-    """How patients are enumerated where no search lists them all: by the beginnings of their names."""
+    """Where patients come from, where no search lists them all."""
 
-    names: tuple[NamePrefix, ...] = Field(
-        default=tuple("abcdefghijklmnopqrstuvwxyz"), min_length=1, examples=["[a, b, c]"]
+    names: tuple[NamePrefix, ...] = Field(default=tuple("abcdefghijklmnopqrstuvwxyz"), examples=["[a, b, c]"])
+    """Beginnings of their names, one search each; none means that names are not gone through."""
+    roster: Annotated[Path, BeforeValidator(parse_directory)] | None = Field(
+        default=None, examples=["/var/lib/poller/FAMLYMED.csv"]
     )
+    """A file that lists them, CSV or NDJSON; read again whenever it has changed."""
+    group: str | None = Field(default=None, min_length=1, max_length=200, examples=["the-group-id"])
+    """A Group whose members they are."""
+    practitioners: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = Field(
+        default=(), examples=["[the-practitioner-id]"]
+    )
+    """Practitioners whose encounters of these days show patients."""
+    days: Duration = Field(default=dt.timedelta(days=1), examples=["1d"])
+    """How many days before and after today, where practitioners are given."""
+    references: bool = Field(default=True, examples=["true"])
+    """Whether a patient whom another resource names is read as well."""
+    expected: int | None = Field(default=None, gt=0, le=10_000_000, examples=["30000"])
+    """About how many there are, for plans made before they have been found."""
+
+    @model_validator(mode="after")
+    def _come_from_somewhere(self) -> Self:
+        if not (self.names or self.roster or self.group or self.practitioners):
+            raise ValueError("names: empty, and no roster, group or practitioners either; name one of them")
+        return self
+
+
+class BulkConfig(Section):
+    """Bulk export beside the polls."""
+
+    group: str = Field(min_length=1, max_length=200, examples=["the-group-id"])
+    use: tuple[Literal["first-load", "reconcile"], ...] = Field(
+        default=("first-load",), min_length=1, examples=["[first-load, reconcile]"]
+    )
+    every: Duration = Field(default=dt.timedelta(days=7), examples=["7d"])
+    """How often an export reconciles what polls have found."""
+    timeout: Duration = Field(default=dt.timedelta(hours=6), examples=["6h"])
+    """How long a job may take before it is cancelled."""
 
 
 class DeletesConfig(Section):
@@ -138,40 +156,11 @@ class DeletesConfig(Section):
     window: Duration = Field(default=dt.timedelta(hours=1), examples=["1h"])
 
 
-class FeedConfig(Section):
-    """One resource type of a practice, and when it is read."""
+class TlsConfig(Section):
+    """Whom to trust."""
 
-    categories: tuple[Category, ...] = Field(default=(), examples=["[laboratory, vital-signs]"])
-    every: Duration | None = Field(default=None, examples=["5m"])
-    cron: Cron | None = Field(default=None, examples=['"*/15 7-19 * * mon-fri"'])
-    active: ActiveHours | None = Field(default=None, examples=['{hours: "07:00-19:00", days: mon-fri}'])
-    sweep_every: Duration | None = Field(default=None, examples=["1h"])
-    """How often everything is read by content, beside windows, which never show a delete."""
-    sweep_cron: Cron | None = Field(default=None, examples=['"0 3 * * *"'])
-    page_size: int | None = Field(default=None, gt=0, le=1_000, examples=["100"])
-    """Asked for only where the server is proven to take it."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _has_a_schedule(cls, said: Any) -> Any:
-        """Exactly one of ``every`` and ``cron``, and of the two for sweeps; the first is the default."""
-        if not isinstance(said, dict):
-            return said
-        chosen = dict(said)
-        for every, cron, usual in (("every", "cron", "5m"), ("sweep_every", "sweep_cron", "1h")):
-            if chosen.get(every) is not None and chosen.get(cron) is not None:
-                raise ValueError(f"both {every} and {cron}; keep one of them")
-            if chosen.get(every) is None and chosen.get(cron) is None:
-                chosen[every] = usual
-        return chosen
-
-    def describe(self) -> str:
-        """The schedule in a few words, e.g. ``every 5m mon-fri 07:00-19:00, whole every 1h``."""
-        first = f"every {show_duration(self.every)}" if self.every else f"cron {self.cron}"
-        if self.active:
-            first += f" {self.active.days} {self.active.hours}"
-        whole = f"every {show_duration(self.sweep_every)}" if self.sweep_every else f"cron {self.sweep_cron}"
-        return f"{first}, whole {whole}"
+    ca: CaFile | None = Field(default=None, examples=["/etc/poller/ca.pem"])
+    """Certificates of private CAs, trusted beside the system's."""
 
 
 class PracticeConfig(Section):
@@ -183,13 +172,22 @@ class PracticeConfig(Section):
         default=None, examples=["https://oauthserver.eclinicalworks.com/oauth/oauth2/token"]
     )
     """None: as the server's smart-configuration says."""
-    client_id: str = Field(min_length=1, max_length=200, examples=["the-id-you-were-given"])
-    key: Annotated[Secret, AfterValidator(check_private_key)] = Field(examples=["{file: /etc/poller/key.pem}"])
+    auth: Literal["smart", "none"] = Field(default="smart", examples=["smart"])
+    """``smart``: SMART Backend Services; ``none``: the server asks for no token."""
+    client_id: str | None = Field(
+        default=None, validate_default=True, min_length=1, max_length=200, examples=["the-id-you-were-given"]
+    )
+    key: Annotated[Secret, AfterValidator(check_private_key)] | None = Field(
+        default=None, validate_default=True, examples=["{file: /etc/poller/key.pem}"]
+    )
     kid: str | None = Field(default=None, min_length=1, max_length=200, examples=["poller-2025"])
     """None: the key's RFC 7638 thumbprint."""
     scopes: tuple[Annotated[str, Field(min_length=1, pattern=r"^[^\s]+$")], ...] = Field(
         default=(), examples=["[system/Patient.read]"]
     )
+    tls: TlsConfig = Field(default=TlsConfig(), examples=["{ca: /etc/poller/ca.pem}"])
+    proxy: ProxyUrl | None = Field(default=None, examples=["http://proxy.example.org:3128"])
+    """None: as the environment says; ``none``: no proxy whatever it says."""
     time_zone: TimeZone = Field(default="UTC", examples=["America/New_York"])
     budget: BudgetConfig = Field(default=BudgetConfig(), examples=["{calls_per_minute: 250}"])
     timeout: Duration = Field(default=dt.timedelta(seconds=30), examples=["30s"])
@@ -197,9 +195,34 @@ class PracticeConfig(Section):
     """How far a window reaches back behind the server's clock of the pass before."""
     patients: PatientsConfig = Field(default=PatientsConfig(), examples=["{names: [a, b, c]}"])
     deletes: DeletesConfig = Field(default=DeletesConfig(), examples=["{max_fraction: 0.05}"])
+    noise: Noise = Field(default={}, examples=["{Observation: [meta.tag]}"])
+    """By type: paths whose content makes no event, besides what is left out anyway; see :mod:`poller.core.noise`."""
     strategy: Reading = Field(default="auto", examples=["auto"])
     """``auto``: as the probe proves, per feed."""
+    forbid: tuple[Rung, ...] = Field(default=(), examples=["[everything, patients]"])
+    """Rungs that are not to be used, whatever a probe proves."""
+    patients_per_call: int = Field(default=8, ge=2, le=100, examples=["8"])
+    """Of the rung ``patients``."""
+    bulk: BulkConfig | None = Field(default=None, examples=["{group: the-group-id}"])
+    gives_way: tuple[GivesWay, ...] = Field(default=GIVES_WAY, examples=["[backfill, reconcile, index]"])
+    """What gives way where calls are short, the first named first."""
     feeds: dict[ResourceType, FeedConfig] = Field(min_length=1, examples=["{Patient: {every: 5m}}"])
+
+    @field_validator("gives_way")
+    @classmethod
+    def _names_each_once(cls, said: tuple[GivesWay, ...]) -> tuple[GivesWay, ...]:
+        if sorted(said) != sorted(GIVES_WAY):
+            raise ValueError(f"not an order of all that can give way; write each once, as in [{', '.join(GIVES_WAY)}]")
+        return said
+
+    @model_validator(mode="after")
+    def _attach_to_notes(self) -> Self:
+        for name, feed in self.feeds.items():
+            if feed.attachments is not None and name not in ELEMENTS:
+                raise ValueError(
+                    f"feeds.{name}.attachments: {name} names none; these do: {', '.join(sorted(ELEMENTS))}"
+                )
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -207,11 +230,32 @@ class PracticeConfig(Section):
         """Scopes and categories that follow from the feeds."""
         if not isinstance(said, dict) or not isinstance(said.get("feeds"), dict):
             return said
-        feeds = {name: _with_categories(name, feed) for name, feed in said["feeds"].items()}
+        feeds = {name: _with_the_usual(name, feed) for name, feed in said["feeds"].items()}
         scopes = tuple(
             f"system/{name}.{'r' if name in READ_ONLY_SCOPES else 'read'}" for name in feeds if isinstance(name, str)
         )
+        if any(_fetches_attachments(feed) for feed in feeds.values()):
+            scopes += ("system/Binary.r",)
+        if said.get("bulk") is not None or _names_a_group(said.get("patients")):
+            scopes += ("system/Group.read",)
         return {**said, "feeds": feeds, "scopes": said.get("scopes") or scopes}
+
+    @field_validator("client_id", "key")
+    @classmethod
+    def _is_there_where_it_is_needed(cls, said: Any, info: ValidationInfo) -> Any:
+        if said is None and info.data.get("auth") != "none":
+            raise PydanticCustomError("missing", "missing")
+        return said
+
+    def strategy_of(self, feed: str) -> str:
+        """What the configuration says of how a feed is read; ``auto``: as the probe proves."""
+        config = self.feeds.get(feed)
+        return (config.strategy if config is not None else None) or self.strategy
+
+    def forbidden(self, feed: str) -> frozenset[str]:
+        """Rungs that the configuration forbids for a feed."""
+        config = self.feeds.get(feed)
+        return frozenset(self.forbid) | frozenset(config.forbid if config is not None else ())
 
     @property
     def zone(self) -> zoneinfo.ZoneInfo:
@@ -232,7 +276,9 @@ class Config(Section):
         default={}, examples=["{changes: {exchange: fhir.changes, queues: [fhir.changes.all]}}"]
     )
     http: HttpConfig = Field(default=HttpConfig(), examples=["{listen: 127.0.0.1:9464}"])
+    api: ApiConfig = Field(default=ApiConfig(), examples=["{listen: 127.0.0.1:9465}"])
     logging: LoggingConfig = Field(default=LoggingConfig(), examples=["{format: json}"])
+    reload: ReloadConfig = Field(default=ReloadConfig(), examples=["{watch: true}"])
     practices: dict[str, PracticeConfig] = Field(min_length=1, examples=["{FAMLYMED: {…}}"])
 
     @property
@@ -246,13 +292,24 @@ class Config(Section):
         return self.broker.url == EMBEDDED
 
 
-def _with_categories(name: object, feed: Any) -> Any:
-    """The feed, with its type's default categories if it says none itself."""
-    usual = DEFAULT_CATEGORIES.get(name) if isinstance(name, str) else None
-    if usual is None:
+def _with_the_usual(name: object, feed: Any) -> Any:
+    """The feed, with its type's default categories and parameters where it says none itself."""
+    if not isinstance(name, str):
         return feed
-    if isinstance(feed, FeedConfig) and "categories" not in feed.model_fields_set:
-        return feed.model_copy(update={"categories": usual})
-    if isinstance(feed, dict) and feed.get("categories") is None:
-        return {**feed, "categories": usual}
+    for key, defaults in (("categories", DEFAULT_CATEGORIES), ("parameters", DEFAULT_PARAMETERS)):
+        usual = defaults.get(name)
+        if usual is None:
+            continue
+        if isinstance(feed, FeedConfig) and key not in feed.model_fields_set:
+            feed = feed.model_copy(update={key: usual})
+        elif isinstance(feed, dict) and feed.get(key) is None:
+            feed = {**feed, key: usual}
     return feed
+
+
+def _fetches_attachments(feed: Any) -> bool:
+    return (feed.get("attachments") if isinstance(feed, dict) else getattr(feed, "attachments", None)) is not None
+
+
+def _names_a_group(patients: Any) -> bool:
+    return (patients.get("group") if isinstance(patients, dict) else getattr(patients, "group", None)) is not None

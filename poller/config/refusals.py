@@ -30,13 +30,8 @@ def in_the_clear(root: Node) -> Iterator[tuple[Node, Problem]]:
         if _PEM.search(text):
             yield node, Problem(node.line, f"a key stands here in the clear; take it out and {secret.HINT}")
         elif _URL_PASSWORD.search(text):
-            yield (
-                node,
-                Problem(
-                    node.line,
-                    "a password stands in this URL; take it out and beside the url write password: {env: NAME}",
-                ),
-            )
+            instead = "set HTTPS_PROXY instead" if key == "proxy" else "beside the url write password: {env: NAME}"
+            yield node, Problem(node.line, f"a password stands in this URL; take it out and {instead}")
         elif _TOKEN.search(text) or _SECRET_KEY.search(key):
             yield node, Problem(node.line, f"{shown(key)} holds a secret in the clear; take it out and {secret.HINT}")
 

@@ -64,6 +64,7 @@ RESOURCE_TYPES: Final = (
 
 READ_ONLY_SCOPES: Final = frozenset(
     {
+        "Binary",
         "Claim",
         "Coverage",
         "Media",
@@ -77,9 +78,13 @@ READ_ONLY_SCOPES: Final = frozenset(
 """Types for which eClinicalWorks knows ``.r`` and no ``.read``; one unknown scope fails the whole token request."""
 
 DEFAULT_CATEGORIES: Final = {
-    "Observation": ("laboratory", "vital-signs", "social-history", "survey", "exam", "imaging", "sdoh")
+    "CarePlan": ("assess-plan",),
+    "Observation": ("laboratory", "vital-signs", "social-history", "survey", "exam", "imaging", "sdoh"),
 }
-"""eClinicalWorks answers an Observation search without category incompletely, or with 400."""
+"""eClinicalWorks answers a search of these without category incompletely, or with 400."""
+
+DEFAULT_PARAMETERS: Final = {"CareTeam": {"status": "active"}}
+"""What eClinicalWorks wants with every search of a type."""
 
 _UNITS: Final = {
     "ms": dt.timedelta(milliseconds=1),
@@ -138,12 +143,33 @@ def parse_duration(written: object) -> dt.timedelta:
     return value
 
 
+def parse_retention(written: object) -> object:
+    """A number of days, from a month to a century: what is dropped is dropped by whole months."""
+    hint = "write a number of days, 31d or more, e.g. 400d; leave it out to keep everything"
+    if isinstance(written, dt.timedelta):
+        days = written.days
+    else:
+        match = re.fullmatch(r"([0-9]{1,5})d", written) if isinstance(written, str) else None
+        if match is None:
+            raise ValueError(f"not a time to keep history for; {hint}")
+        days = int(match[1])
+    if not 31 <= days <= 36_525:  # noqa: PLR2004 - a month, and a century
+        raise ValueError(f"history is kept for 31d to 36525d; {hint}")
+    return dt.timedelta(days=days)
+
+
 def show_duration(value: dt.timedelta) -> str:
     """The shortest spelling that :func:`parse_duration` reads back, to the millisecond."""
     for unit in ("d", "h", "m", "s"):
         if not value % _UNITS[unit]:
             return f"{value // _UNITS[unit]}{unit}"
     return f"{value // _UNITS['ms']}ms"
+
+
+def show_hours(value: dt.timedelta) -> str:
+    """As :func:`show_duration`, with hours for whole days: bounds are thought of in hours, 72h rather than 3d."""
+    hours = value / dt.timedelta(hours=1)
+    return f"{hours:.0f}h" if hours >= 1 and hours == round(hours) else show_duration(value)
 
 
 _WEEKDAYS: Final = ("sun", "mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -204,6 +230,11 @@ def check_resource_type(written: str) -> str:
     if written not in RESOURCE_TYPES:
         raise ValueError(f"no such resource type: {shown(written)}; {nearest(written, RESOURCE_TYPES)}")
     return written
+
+
+def check_published_type(written: str) -> str:
+    """A resource type whose events a sink can get: one of :data:`RESOURCE_TYPES`, or Binary, of which attachments are."""
+    return written if written == "Binary" else check_resource_type(written)
 
 
 def check_action(written: str) -> str:
@@ -333,6 +364,7 @@ def check_listen(written: str) -> str:
 
 
 Duration = Annotated[dt.timedelta, BeforeValidator(parse_duration)]
+Retention = Annotated[dt.timedelta, BeforeValidator(parse_retention)]
 ResourceType = Annotated[str, AfterValidator(check_resource_type)]
 Code = Annotated[str, AfterValidator(check_code)]
 Category = Annotated[str, AfterValidator(check_category)]

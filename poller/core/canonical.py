@@ -12,21 +12,31 @@ import datetime as dt
 import hmac
 import zlib
 from collections.abc import Iterator, Mapping
+from functools import lru_cache, partial
+from hashlib import blake2b
+from types import MappingProxyType
 from typing import Any
 
-from poller.core import jsontext
-from poller.core.model import Sighting, Version
+from poller.core import attachments, jsontext
+from poller.core.model import Detail, Rules, Sighting, Version
+from poller.core.noise import without
 from poller.core.pages import is_usable_id
+from poller.core.visits import visit_of
 
-RULES_VERSION = 1
-"""Version of the canonical form; stored beside every digest."""
+RULES_VERSION = 2
+"""Version of the canonical form, and of how it and its elements are digested; stored beside every digest."""
 
 CODEC_ZLIB = 1
 """Bodies are JSON text compressed by zlib (RFC 1950)."""
 
 _VOLATILE_META = frozenset({"lastUpdated", "versionId"})
 _ENTERED_IN_ERROR = "entered-in-error"
-_ELEMENT_DIGITS = 32
+_ELEMENT_BYTES = 8
+"""Enough, since they only tell which elements differ of two versions that do; whether they do, the whole digest says."""
+_SMALL_WINDOW = 12
+"""Of zlib: 4 KB. The usual 32 KB take longer to clear than a body takes to compress."""
+_LARGE_WINDOW = 15
+_NO_NOISE: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
 
 def canonical(resource: Mapping[str, Any]) -> dict[str, Any]:
@@ -42,63 +52,120 @@ def canonical(resource: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def digests(resource: Mapping[str, Any], key: bytes) -> tuple[bytes, dict[str, str]]:
-    """Keyed digests of the canonical content: the whole (32 bytes), and per top-level element (32 hex digits).
+def digest(resource: Mapping[str, Any], key: bytes, noise: tuple[str, ...] = ()) -> bytes:
+    """Keyed digest of the whole canonical content, 32 bytes; ``noise`` as :attr:`poller.core.model.Rules.noise`.
 
-    Keyed, so that a digest in a log, a backup or an event id can't be matched against guessed content. ``_status`` (the extensions of a
-    primitive, FHIR R4 §2.6.2.3) counts as part of ``status``.
+    Keyed, so that a digest in a log, a backup or an event id can't be matched against guessed content.
     """
-    content = canonical(resource)
-    whole = hmac.digest(key, jsontext.dumps(content, sort_keys=True), "sha256")
+    return _digest_of(canonical(without(resource, noise)), key)
+
+
+def _digest_of(content: Mapping[str, Any], key: bytes) -> bytes:
+    return hmac.digest(key, jsontext.dumps(content, sort_keys=True), "sha256")
+
+
+def element_digests(resource: Mapping[str, Any], key: bytes, noise: tuple[str, ...] = ()) -> dict[str, str]:
+    """Keyed digests of the top-level elements of the canonical content, 16 hex digits each.
+
+    ``_status`` (the extensions of a primitive, FHIR R4 §2.6.2.3) counts as part of ``status``.
+    """
+    return _digests_of(canonical(without(resource, noise)), key)
+
+
+def _digests_of(content: Mapping[str, Any], key: bytes) -> dict[str, str]:
+    """Keyed BLAKE2b (RFC 7693 §2.9): of such short texts an HMAC would digest three times as many blocks."""
     grouped: dict[str, dict[str, Any]] = {}
     for name, value in content.items():
-        grouped.setdefault(_storable(name.removeprefix("_")), {})[name] = value
-    elements = {
-        name: hmac.digest(key, jsontext.dumps(values, sort_keys=True), "sha256").hex()[:_ELEMENT_DIGITS]
+        grouped.setdefault(_element(name), {})[name] = value
+    own = _element_key(key)
+    return {
+        name: blake2b(jsontext.dumps(values, sort_keys=True), digest_size=_ELEMENT_BYTES, key=own).hexdigest()
         for name, values in grouped.items()
     }
-    return whole, elements
+
+
+@lru_cache(maxsize=1024)
+def _element(name: str) -> str:
+    """The element that a member of a resource belongs to."""
+    return _storable(name.removeprefix("_"))
+
+
+@lru_cache(maxsize=16)
+def _element_key(key: bytes) -> bytes:
+    """Of the digest key, which may be longer than BLAKE2b takes."""
+    return hmac.digest(key, b"elements", "sha256")
 
 
 def encode_body(resource: Mapping[str, Any]) -> bytes:
     """A resource as stored: whole, as received but for insignificant white space, compressed."""
-    return zlib.compress(jsontext.dumps(resource), level=1)
+    text = jsontext.dumps(resource)
+    return zlib.compress(text, level=1, wbits=_SMALL_WINDOW if len(text) <= 1 << _SMALL_WINDOW else _LARGE_WINDOW)
 
 
 def decode_body(codec: int, body: bytes) -> dict[str, Any]:
     """The inverse of :func:`encode_body`. Raises ValueError for an unknown codec or a damaged body."""
-    if codec != CODEC_ZLIB:
-        raise ValueError(f"unknown codec {codec}; this release knows {CODEC_ZLIB}")
-    try:
-        text = zlib.decompress(body)
-    except zlib.error:
-        raise ValueError("a stored body is damaged") from None
-    resource = jsontext.loads(text)
+    resource = jsontext.loads(body_text(codec, body))
     if not isinstance(resource, dict):
         raise ValueError("a stored body is not a resource")  # noqa: TRY004 - the content is wrong, not the caller's type
     return resource
 
 
-def reduce(sighting: Sighting, key: bytes) -> Version:
-    """What is compared and stored of a sighting; ``key`` is the digest key of the installation."""
-    resource = sighting.resource
-    whole, elements = digests(resource, key)
-    meta = resource.get("meta")
+def body_text(codec: int, body: bytes) -> bytes:
+    """A stored body as JSON text in UTF-8, its numbers as received. Raises ValueError as :func:`decode_body`."""
+    if codec != CODEC_ZLIB:
+        raise ValueError(f"unknown codec {codec}; this release knows {CODEC_ZLIB}")
+    try:
+        return zlib.decompress(body)
+    except zlib.error:
+        raise ValueError("a stored body is damaged") from None
+
+
+def reduce(
+    sighting: Sighting,
+    key: bytes,
+    rules: attachments.Rules | None = None,
+    noise: Mapping[str, tuple[str, ...]] = _NO_NOISE,
+    patient: str | None = None,
+) -> Version:
+    """What is compared of a sighting, and how to work out what is stored of it.
+
+    ``key`` is the digest key of the installation, ``rules`` say which attachments count, ``noise`` has by type the paths that do not.
+    ``patient``: whose it is, where the resource itself does not say. Raises TypeError for what cannot be written as JSON.
+    """
+    resource, resource_type = sighting.resource, sighting.resource_type
+    left_out = noise.get(resource_type, ())
+    content = canonical(without(resource, left_out))
     return Version(
-        resource_type=sighting.resource_type,
+        resource_type=resource_type,
         id=sighting.id,
-        digest=whole,
-        elements=elements,
-        body=encode_body(resource),
-        codec=CODEC_ZLIB,
+        digest=_digest_of(content, key),
+        rules=Rules(RULES_VERSION, left_out),
         began=sighting.began,
         ended=sighting.ended,
+        resource=resource,
+        work_out=partial(_detail, sighting, content, key, rules, patient),
+        unfiltered=digest(resource, key) if left_out else None,
+    )
+
+
+def _detail(
+    sighting: Sighting, content: Mapping[str, Any], key: bytes, rules: attachments.Rules | None, patient: str | None
+) -> Detail:
+    resource = sighting.resource
+    meta = resource.get("meta")
+    whose = patient or (sighting.id if sighting.resource_type == "Patient" else _patient(resource))
+    return Detail(
+        elements=_digests_of(content, key),
+        body=encode_body(resource),
+        codec=CODEC_ZLIB,
         last_modified=_instant(meta.get("lastUpdated")) if isinstance(meta, dict) else None,
         categories=tuple(sorted(set(_codes(resource.get("category"))))),
         status=_status(resource),
-        patient=sighting.id if sighting.resource_type == "Patient" else _patient(resource),
+        patient=whose,
         entered_in_error=_is_entered_in_error(resource),
         replaced_by=_replaced_by(resource) if sighting.resource_type == "Patient" else None,
+        attachments=attachments.wanted(resource, rules) if rules is not None else None,
+        visit=visit_of(resource, whose),
     )
 
 

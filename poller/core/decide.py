@@ -10,7 +10,7 @@ from poller.core.model import Action, Decision, Origin, Stored, Version
 
 def changed_elements(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[str, ...]:
     """Names of the top-level elements that were added, removed or altered, sorted."""
-    return tuple(sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name)))
+    return tuple(sorted({name for name, _ in before.items() ^ after.items()}))
 
 
 def decide(stored: Stored | None, seen: Version, version_floor: int) -> Decision | None:
@@ -26,10 +26,11 @@ def decide(stored: Stored | None, seen: Version, version_floor: int) -> Decision
         return Decision(Action.RESTORED, version, ())
     if stored.digest == seen.digest:
         return None
-    changed = changed_elements(stored.elements, seen.elements)
-    if seen.replaced_by is not None and stored.replaced_by is None:
+    found = seen.detail
+    changed = changed_elements(stored.elements, found.elements)
+    if found.replaced_by is not None and stored.replaced_by is None:
         return Decision(Action.MERGED, version, changed)
-    if seen.entered_in_error and not stored.entered_in_error:
+    if found.entered_in_error and not stored.entered_in_error:
         return Decision(Action.ENTERED_IN_ERROR, version, changed)
     return Decision(Action.UPDATED, version, changed)
 

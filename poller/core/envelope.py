@@ -63,9 +63,13 @@ def event_id(practice: str, resource_type: str, id_: str, version: int, action: 
     return uuid.uuid5(_NAMESPACE, "|".join((practice, resource_type, id_, str(version), action.value, digest.hex())))
 
 
-def wire_sequence(epoch: int, sequence: int) -> str:
-    """Place in a practice's log as consumers see it; orders as text, as the CloudEvents sequence extension wants."""
-    return f"{epoch:010d}-{sequence:020d}"
+def wire_sequence(epoch: int, sequence: int, ordinal: int = 0) -> str:
+    """Place in a practice's log as consumers see it; orders as text, as the CloudEvents sequence extension wants.
+
+    Events of a snapshot have a third part, their number in it: they come behind the event at which it was taken, and before the next.
+    """
+    place = f"{epoch:010d}-{sequence:020d}"
+    return f"{place}-{ordinal:020d}" if ordinal else place
 
 
 def routing_key(event: Event) -> str:
@@ -92,7 +96,7 @@ def envelope(
         "datacontenttype": "application/json",
         "dataschema": SCHEMA[payload],
         "partitionkey": event.partition_key,
-        "sequence": wire_sequence(event.epoch, event.sequence),
+        "sequence": wire_sequence(event.epoch, event.sequence, event.ordinal),
         "previoussequence": previous_sequence,
         "origin": (event.origin if replay_id is None else Origin.REPLAY).value,
         "replayid": replay_id,
@@ -118,16 +122,27 @@ def message(
     )
 
 
+def history_entry(
+    resource_type: str, id_: str, version: int, action: Action, full_url: str, last_modified: dt.datetime | None
+) -> dict[str, Any]:
+    """The members of an entry of a FHIR history Bundle that every version has."""
+    method, status = _REQUEST[action]
+    response = {"status": status, "etag": f'W/"{version}"'}
+    if last_modified is not None:
+        response["lastModified"] = _instant(last_modified)
+    url = resource_type if method == "POST" else f"{resource_type}/{id_}"
+    return {"fullUrl": full_url, "request": {"method": method, "url": url}, "response": response}
+
+
 def _entry(event: Event, full_url: str, payload: Payload) -> dict[str, Any]:
-    method, status = _REQUEST[event.action]
-    response = {"status": status, "etag": f'W/"{event.version}"'}
-    if event.last_modified is not None:
-        response["lastModified"] = _instant(event.last_modified)
-    url = event.resource_type if method == "POST" else f"{event.resource_type}/{event.id}"
-    entry: dict[str, Any] = {"fullUrl": full_url, "request": {"method": method, "url": url}, "response": response}
+    entry = history_entry(event.resource_type, event.id, event.version, event.action, full_url, event.last_modified)
+    if event.action is Action.MERGED and event.replaced_by is not None:
+        entry["replacedBy"] = event.replaced_by
+    if event.evidence is not None:
+        entry["evidence"] = event.evidence
     if payload == "id-only":
         return entry | {"category": list(event.categories), "status": event.status, "changed": list(event.changed)}
-    if event.body is not None and method != "DELETE":
+    if event.body is not None and event.action is not Action.DELETED:
         entry["resource"] = event.body
         if event.previous_body is not None and event.action is not Action.CREATED:
             entry["patch"] = difference(event.previous_body, event.body)

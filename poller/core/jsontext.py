@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator, Mapping
 from itertools import accumulate
 from typing import Any
 
@@ -108,8 +109,41 @@ def loads(text: bytes | str) -> Any:
         raise ValueError("not JSON that can be read: nested too deeply") from None
 
 
+class Written(Mapping[str, Any]):
+    """An object as it stands in JSON text that :func:`dumps` wrote: parsed when it is looked into, and written again as it stands.
+
+    What is only passed on is never parsed, which takes far longer than all else that is done with it.
+    """
+
+    __slots__ = ("_parsed", "text")
+
+    def __init__(self, text: bytes) -> None:
+        self.text = text
+        self._parsed: dict[str, Any] | None = None
+
+    def _value(self) -> dict[str, Any]:
+        if self._parsed is None:
+            value = loads(self.text)
+            if not isinstance(value, dict):
+                raise ValueError("not a JSON object")
+            self._parsed = value
+        return self._parsed
+
+    def __getitem__(self, name: str) -> Any:
+        return self._value()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._value())
+
+    def __len__(self) -> int:
+        return len(self._value())
+
+    def __repr__(self) -> str:
+        return f"Written({len(self.text)} bytes)"
+
+
 def _default(value: object) -> orjson.Fragment:
-    if isinstance(value, Literal):
+    if isinstance(value, Literal | Written):
         return orjson.Fragment(value.text)
     raise TypeError(f"{type(value).__name__} is not JSON")
 

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import datetime as dt
     import uuid
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+
+    from poller.core.attachments import Wanted
+    from poller.core.visits import Visit
 
 
 class Action(StrEnum):
@@ -42,8 +46,25 @@ class Strategy(StrEnum):
     """Practice-wide ``_lastUpdated`` windows, with a content sweep beside them."""
     SWEEP = "sweep"
     """Practice-wide, whole, by content: where ``_lastUpdated`` is ignored or has missed changes."""
+    EVERYTHING_WINDOW = "everything-window"
+    """A patient's ``$everything`` with ``_since``, with a whole one beside it."""
+    PATIENT_WINDOW = "patient-window"
+    """``_lastUpdated`` windows of one patient, with a content read of that patient beside them."""
+    EVERYTHING = "everything"
+    """A patient's ``$everything``: all types in one pass, by content."""
+    PATIENTS = "patients"
+    """Several patients per call (and category by category), by content."""
     PATIENT = "patient"
     """Patient by patient (and category by category), by content."""
+
+    @property
+    def is_of_everything(self) -> bool:
+        """Whether one pass reads several types."""
+        return self in {Strategy.EVERYTHING, Strategy.EVERYTHING_WINDOW}
+
+
+EVERY_TYPE = "*"
+"""Stands for the resource type of a target that reads several."""
 
 
 class Kind(StrEnum):
@@ -52,8 +73,50 @@ class Kind(StrEnum):
     WINDOW = "window"
     SWEEP = "sweep"
     PATIENT = "patient"
+    PATIENT_WINDOW = "patient-window"
+    PATIENTS = "patients"
+    """Several patients in one search; :attr:`Target.patient` names the group, as ``<size>.<number>``."""
+    EVERYTHING = "everything"
+    EVERYTHING_WINDOW = "everything-window"
     NAMES = "names"
     """Enumerates patients by ``Patient?name=<prefix>``, one search a prefix, as one pass."""
+    DAYS = "days"
+    """A practitioner's encounters of a few days: shows patients and changes, and no absence."""
+    BULK = "bulk"
+    """A type as bulk exports show it."""
+
+    @property
+    def is_window(self) -> bool:
+        """Whether it shows what moved its stamp since a cursor, and so never an absence."""
+        return self in {Kind.WINDOW, Kind.PATIENT_WINDOW, Kind.EVERYTHING_WINDOW}
+
+    @property
+    def is_everything(self) -> bool:
+        """Whether it reads several types."""
+        return self in {Kind.EVERYTHING, Kind.EVERYTHING_WINDOW}
+
+    @property
+    def tracks_members(self) -> bool:
+        """Whether what it shows is kept, so that what is missing from a later pass is noticed."""
+        return self in {Kind.PATIENT, Kind.PATIENTS, Kind.EVERYTHING, Kind.NAMES, Kind.BULK}
+
+    @property
+    def window_beside(self) -> Kind | None:
+        """The windows that stand beside content reads of this kind, where a strategy has both."""
+        return {
+            Kind.SWEEP: Kind.WINDOW,
+            Kind.PATIENT: Kind.PATIENT_WINDOW,
+            Kind.EVERYTHING: Kind.EVERYTHING_WINDOW,
+        }.get(self)
+
+    @property
+    def content_beside(self) -> Kind | None:
+        """The content reads that stand beside windows of this kind."""
+        return {
+            Kind.WINDOW: Kind.SWEEP,
+            Kind.PATIENT_WINDOW: Kind.PATIENT,
+            Kind.EVERYTHING_WINDOW: Kind.EVERYTHING,
+        }.get(self)
 
 
 class Coverage(StrEnum):
@@ -72,7 +135,11 @@ class Purpose(StrEnum):
 
     TOKEN = "token"  # noqa: S105 - the purpose of a call, not a secret
     PROBE = "probe"
+    ASKED = "asked"
+    """A person waits for it."""
     CONFIRM = "confirm"
+    DEADLINE = "deadline"
+    """What is promised to be read at the latest by now."""
     DETECT = "detect"
     RECONCILE = "reconcile"
     BACKFILL = "backfill"
@@ -119,9 +186,18 @@ class Target:
     kind: Kind
     category: str | None = None
     patient: str | None = None
-    """Logical id, without ``Patient/``."""
+    """Logical id, without ``Patient/``; or the group's name, or the practitioner's id."""
     names: tuple[str, ...] = ()
     """Prefixes for :attr:`Kind.NAMES`; not part of the key."""
+    patients: tuple[str, ...] = ()
+    """Logical ids for :attr:`Kind.PATIENTS`; not part of the key."""
+    types: tuple[str, ...] = ()
+    """The resource types that count, where it reads several; not part of the key."""
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The resource types that a pass of it is about."""
+        return self.types if self.kind.is_everything else (self.resource_type,)
 
     @property
     def key(self) -> str:
@@ -150,20 +226,24 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class Version:
-    """A sighting reduced to what is compared and stored."""
+class Rules:
+    """What counts as content; stored beside every digest, by a number. Other rules make no event, whatever they leave out."""
 
-    resource_type: str
-    id: str
-    digest: bytes
-    """HMAC-SHA-256 of the canonical content, 32 bytes."""
+    form: int
+    """Version of the canonical form, which each release has one of."""
+    noise: tuple[str, ...] = ()
+    """Paths that the configuration leaves out besides, sorted; see :mod:`poller.core.noise`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Detail:
+    """What is stored of a version, and told of it."""
+
     elements: Mapping[str, str]
-    """Top-level element name → HMAC of its canonical content, 32 hex digits."""
+    """Top-level element name → keyed digest of its canonical content, 16 hex digits."""
     body: bytes
     """The resource as received (key order kept, decimals as written), encoded by ``codec``."""
     codec: int
-    began: dt.datetime
-    ended: dt.datetime
     last_modified: dt.datetime | None = None
     """``meta.lastUpdated``: the server's claim, never trusted."""
     categories: tuple[str, ...] = ()
@@ -173,11 +253,38 @@ class Version:
     entered_in_error: bool = False
     replaced_by: str | None = None
     """For a Patient merged into another: the reference in ``link.type=replaced-by``."""
+    attachments: tuple[Wanted, ...] | None = None
+    """The attachments that it names, where those of its type are fetched."""
+    visit: Visit | None = None
+    """The visit that it tells of, if it is an Encounter."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """A sighting reduced to what is compared. Its :attr:`detail` is worked out when it is asked for: what has not changed needs none."""
+
+    resource_type: str
+    id: str
+    digest: bytes
+    """HMAC-SHA-256 of the canonical content, 32 bytes."""
+    rules: Rules
+    """Under which it was digested."""
+    began: dt.datetime
+    ended: dt.datetime
+    resource: Mapping[str, Any] = field(repr=False, compare=False)
+    work_out: Callable[[], Detail] = field(repr=False, compare=False)
+    unfiltered: bytes | None = None
+    """The digest without the configured noise left out, where there is any: tells what the noise rules hide."""
 
     @property
     def key(self) -> tuple[str, str]:
         """Type and id."""
         return self.resource_type, self.id
+
+    @cached_property
+    def detail(self) -> Detail:
+        """All that is stored of it beside the digest."""
+        return self.work_out()
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,10 +334,16 @@ class Event:
     detected_at: dt.datetime
     previous_read: dt.datetime | None
     last_modified: dt.datetime | None
+    replaced_by: str | None = None
+    """For a patient merged into another: the reference to that one."""
+    evidence: str | None = None
+    """What a delete was concluded from, in our words."""
     body: Mapping[str, Any] | None = field(default=None, repr=False)
     """The resource at this version; None for deleted or when not asked for."""
     previous_body: Mapping[str, Any] | None = field(default=None, repr=False)
     """The resource at the version before; None for created or when not asked for."""
+    ordinal: int = 0
+    """In a snapshot: its number there, from 1, and ``epoch`` and ``sequence`` are where in the log it was taken. 0 in the log."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 _TABLE = """
 AllergyIntolerance   _id:token clinical-status:token encounter:reference patient:reference
@@ -69,9 +72,16 @@ ONLY_R = frozenset(
 )
 """Types whose system scope is declared as ``.r`` only."""
 
+NEW_IN_V3 = frozenset(
+    {"Media", "MedicationDispense", "QuestionnaireResponse", "RelatedPerson", "ServiceRequest", "Specimen"}
+)
+"""Types that a build with USCDI v1 does not have; Coverage came by itself, with 12.0.2."""
+
 _OPEN_EXTRA = {"_lastUpdated": "date", "_count": "number", "_sort": "string"}
 _EVERY = {"_format": "token"}
 _REVINCLUDE = {"_revinclude": "string"}
+_EVERYTHING = frozenset({"Encounter", "Patient"})
+_EVERYTHING_DEFINITION = "OperationDefinition/EncounterPatient-i-everything"
 
 Mode = Literal["ecw", "open"]
 
@@ -91,22 +101,25 @@ def accepted(mode: Mode, resource_type: str) -> frozenset[str]:
     return frozenset({**declared(mode, resource_type), **_EVERY, **_REVINCLUDE})
 
 
-def scope_allowed(scope: str, *, bulk: bool) -> bool:
-    """Whether an app of the practice may ask for this system scope (``bulk``: it was registered for bulk export)."""
+def scope_allowed(scope: str, *, bulk: bool, missing: Collection[str] = ()) -> bool:
+    """Whether an app of the practice may ask for this system scope.
+
+    ``bulk``: it was registered for bulk export; ``missing``: types that it was not registered for.
+    """
     context, _, rest = scope.partition("/")
     kind, _, access = rest.rpartition(".")
     if context != "system" or not kind:
         return False
     if kind == "*":
         return access in {"r", "rs", "read"}
-    if kind not in DECLARED or (kind == "Group" and not bulk):
+    if kind not in DECLARED or kind in missing or (kind == "Group" and not bulk):
         return False
     return access == "r" if kind in ONLY_R else access in {"r", "rs", "read"}
 
 
 @cache
-def capability_statement(mode: Mode, base_url: str) -> dict[str, Any]:
-    """The answer to ``/metadata``, in the recorded shape for ecw."""
+def capability_statement(mode: Mode, base_url: str, *, everything: bool = False) -> dict[str, Any]:
+    """The answer to ``/metadata``, in the recorded shape for ecw: that one declares ``$everything`` whether it works or not."""
     resources = []
     for kind in DECLARED:
         parameters = declared(mode, kind)
@@ -114,6 +127,8 @@ def capability_statement(mode: Mode, base_url: str) -> dict[str, Any]:
         entry: dict[str, Any] = {"type": kind, "interaction": [{"code": code} for code in codes]}
         if parameters and kind not in READ_ONLY:
             entry["searchParam"] = [{"name": name, "type": sort} for name, sort in parameters.items()]
+        if kind in _EVERYTHING and (everything or mode == "ecw"):
+            entry["operation"] = [{"name": "everything", "definition": f"{base_url}/{_EVERYTHING_DEFINITION}"}]
         resources.append(entry)
     ecw = mode == "ecw"
     return {

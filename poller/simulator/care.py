@@ -8,7 +8,9 @@ from collections import deque
 from itertools import count
 from typing import TYPE_CHECKING
 
-from poller.simulator import clinical
+from poller.simulator import clinical, further, moves
+from poller.simulator.chart import patient_of
+from poller.simulator.moves import erroneous
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -21,8 +23,13 @@ Step = tuple[str, "Callable[[dt.datetime], None]"]
 _HOUR = dt.timedelta(hours=1)
 _SURE_DELETES = frozenset({4, 10, 16})
 """These spontaneous steps delete, so that even a short run has a delete."""
+_MERGE_EVERY = 25
+_LEAVE_EVERY = 40
+"""Steps after which patients are merged, or one goes, where the practice's spec has it so."""
 _GROWING = frozenset({"visit", "addition", "patient"})
 _MIN_DELETES = 3
+_FEW = 3
+"""With fewer patients none is merged, and none goes."""
 
 _MOVES: Mapping[str, tuple[str, ...]] = {
     "Encounter": ("finished", "in-progress", "onleave"),
@@ -32,7 +39,10 @@ _MOVES: Mapping[str, tuple[str, ...]] = {
     "Procedure": ("completed", "in-progress", "stopped"),
     "Immunization": ("completed", "not-done"),
     "DiagnosticReport": ("final", "amended", "corrected"),
+    **further.MOVES,
+    "Goal": further.LIFECYCLE,
 }
+_STATUS_ELEMENT = {"Goal": "lifecycleStatus"}
 _CLINICAL_MOVES: Mapping[str, tuple[str, ...]] = {
     "Condition": ("active", "resolved", "inactive", "remission"),
     "AllergyIntolerance": ("active", "inactive", "resolved"),
@@ -49,16 +59,6 @@ _KINDS = (
     ("patient", 4),
     ("touch", 8),
 )
-
-
-def erroneous(resource: Resource) -> Resource:
-    """The resource marked as entered in error, each type in its own way."""
-    kind = resource["resourceType"]
-    if kind in clinical.VERIFICATION:
-        coding = {"system": clinical.VERIFICATION[kind], "code": "entered-in-error"}
-        kept = {name: value for name, value in resource.items() if name != "clinicalStatus"}
-        return {**kept, "verificationStatus": {"coding": [coding]}}
-    return {**resource, "status": "entered-in-error"}
 
 
 class Care:
@@ -88,9 +88,22 @@ class Care:
             patient = self._author.patient(case, self._spec.name_initials)
             self._practice.put(patient, now, at_once=True)
             when = now - dt.timedelta(days=self._rng.randint(2, 200))
-            for resource in self._author.history(case, patient["id"], when, self._spec.labs_per_patient):
-                if resource["resourceType"] in self._spec.types:
-                    self._practice.put(resource, now, at_once=True)
+            for resource in self._past(case, patient["id"], when):
+                self._practice.put(resource, now, at_once=True)
+        if self._spec.bulk:
+            self._practice.enrol(now)
+
+    def _past(self, case: clinical.Case, patient: str, when: dt.datetime) -> list[Resource]:
+        """A patient's records of the types that exist here."""
+        types, author = self._spec.types, self._practice.further
+        history = self._author.history(case, patient, when, self._spec.labs_per_patient)
+        found = [resource for resource in history if resource["resourceType"] in types]
+        if self._spec.full:
+            found = [author.presented(one) if one["resourceType"] == "DiagnosticReport" else one for one in found]
+            visit = next((one["id"] for one in found if one["resourceType"] == "Encounter"), None)
+            found += author.history(patient, visit, when, types)
+            found += [author.provenance(found, when)] if "Provenance" in types else []
+        return found
 
     def begin(self, now: dt.datetime, changes_per_second: float) -> None:
         """From now on about so many changes a second."""
@@ -121,6 +134,10 @@ class Care:
     def _happen(self, now: dt.datetime) -> int:
         """One thing by chance. Returns how many changes it makes, now and later."""
         self._steps += 1
+        if self._spec.merges != "none" and self._steps % _MERGE_EVERY == 0:
+            return self._merge(now)
+        if self._spec.patient_deletes and self._steps % _LEAVE_EVERY == 0:
+            return self._leave(now)
         names, weights = zip(*_KINDS, strict=True)
         kind = "delete" if self._steps in _SURE_DELETES else self._rng.choices(names, weights)[0]
         if kind in _GROWING and self._full():
@@ -146,6 +163,18 @@ class Care:
         living = self._practice.chart.written(self._rng.choice(present))
         return dict(living[self._rng.choice(list(living))])
 
+    def _pick_patient(self) -> Resource | None:
+        """A patient; the survivor instead of one who was merged away."""
+        picked = self._pick("Patient")
+        name = None if picked is None else moves.survivor(self._practice, picked["id"])
+        return None if name is None else dict(self._practice.chart.written("Patient")[name])
+
+    def _owned(self, resource: Resource) -> Resource | None:
+        """The resource as that of whoever its patient is by now; None when the patient is gone."""
+        patient = patient_of(resource)
+        now = None if patient is None else moves.survivor(self._practice, patient)
+        return None if now is None else resource if now == patient else moves.moved(resource, now)
+
     def _put(self, resource: Resource, now: dt.datetime) -> int:
         if resource["resourceType"] not in {*self._spec.types, "Patient"}:
             return 0
@@ -164,7 +193,7 @@ class Care:
 
     def _visit(self, now: dt.datetime) -> int:
         """A patient comes: vitals soon, note and order in an hour, results in days, first preliminary, then final."""
-        patient = self._pick("Patient")
+        patient = self._pick_patient()
         if patient is None:
             return 0
         case = self._rng.choice(clinical.cases())
@@ -192,7 +221,10 @@ class Care:
             return 0
 
         def act(when: dt.datetime) -> None:
-            self._practice.put(resource, when)
+            owned = self._owned(resource)
+            if owned is None:
+                return
+            self._practice.put(owned, when)
             if then is not None:
                 self._later(when, then[0], self._amend(resource["resourceType"], resource["id"], **then[1]))
 
@@ -207,12 +239,15 @@ class Care:
 
     def _status(self, now: dt.datetime) -> int:
         picked = self._pick(*_MOVES, *_CLINICAL_MOVES)
-        if picked is None or picked.get("status") == "entered-in-error":
+        if picked is None:
             return 0
         kind = picked["resourceType"]
+        element = _STATUS_ELEMENT.get(kind, "status")
+        if picked.get(element) == "entered-in-error":
+            return 0
         if kind in _MOVES:
-            others = [status for status in _MOVES[kind] if status != picked.get("status")]
-            return self._put({**picked, "status": self._rng.choice(others)}, now)
+            others = [status for status in _MOVES[kind] if status != picked.get(element)]
+            return self._put({**picked, element: self._rng.choice(others)}, now)
         system = clinical.CONDITION_STATUS if kind == "Condition" else clinical.ALLERGY_STATUS
         before = picked.get("clinicalStatus", {}).get("coding", [{}])[0].get("code")
         code = self._rng.choice([status for status in _CLINICAL_MOVES[kind] if status != before])
@@ -227,7 +262,7 @@ class Care:
 
     def _addition(self, now: dt.datetime) -> int:
         """Something written outside a visit."""
-        patient = self._pick("Patient")
+        patient = self._pick_patient()
         if patient is None:
             return 0
         case, who = self._rng.choice(clinical.cases()), patient["id"]
@@ -238,6 +273,8 @@ class Care:
             self._author.procedure(who, now),
             self._author.copy(self._rng.choice(case.vitals), who, None, now),
         ]
+        more = self._practice.further.another(who, now, self._spec.types) if self._spec.full else None
+        choices += [] if more is None else [more]
         present = [resource for resource in choices if resource["resourceType"] in self._spec.types]
         return self._put(self._rng.choice(present), now) if present else 0
 
@@ -262,12 +299,13 @@ class Care:
         if not self._gone:
             return 0
         back = self._gone.pop(self._rng.randrange(len(self._gone)))
-        if back["id"] in self._practice.chart.written(back["resourceType"]):
+        owned = self._owned(back)
+        if owned is None or back["id"] in self._practice.chart.written(back["resourceType"]):
             return 0
-        return self._put(back, now)
+        return self._put(owned, now)
 
     def _error(self, now: dt.datetime) -> int:
-        picked = self._pick(*self._spec.types)
+        picked = self._pick(*(kind for kind in self._spec.types if kind != "Provenance"))
         return 0 if picked is None else self._put(erroneous(picked), now)
 
     def _patient(self, now: dt.datetime) -> int:
@@ -282,6 +320,26 @@ class Care:
         for vital in case.vitals[:2]:
             made += self._plan_new(now, 0.3, self._author.copy(vital, patient["id"], None, now))
         return made
+
+    def _merge(self, now: dt.datetime) -> int:
+        """Two patients turn out to be one."""
+        active = [name for name, one in self._practice.chart.written("Patient").items() if one.get("active", True)]
+        if len(active) < _FEW:
+            return 0
+        old, new = self._rng.sample(active, 2)
+        carried = len(self._practice.chart.written_of(old))
+        moves.merge(self._practice, old, new, now, vanish=self._spec.merges == "vanished")
+        return carried + 1
+
+    def _leave(self, now: dt.datetime) -> int:
+        """A patient goes, with all records."""
+        patients = self._practice.chart.written("Patient")
+        if len(patients) < _FEW:
+            return 0
+        picked = self._rng.choice(list(patients))
+        carried = len(self._practice.chart.written_of(picked))
+        moves.remove(self._practice, picked, now)
+        return carried + 1
 
     def _touch(self, now: dt.datetime) -> int:
         """Another narrative, or a new stamp only: nothing that a consumer should hear of."""

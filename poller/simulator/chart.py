@@ -12,7 +12,7 @@ from poller.simulator.truth import TrueVersion
 
 if TYPE_CHECKING:
     import datetime as dt
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
     from poller.simulator.truth import Key
 
@@ -68,6 +68,15 @@ class Chart:
     def written(self, resource_type: str) -> Mapping[str, Mapping[str, Any]]:
         """Id → resource as last written, seen already or not; deleted ones are not in it."""
         return self._written.get(resource_type, {})
+
+    def written_of(self, patient: str) -> list[Mapping[str, Any]]:
+        """All that is a patient's as last written, the Patient itself not."""
+        return [
+            resource
+            for kind, resources in self._written.items()
+            for resource in resources.values()
+            if kind != "Patient" and patient_of(resource) == patient
+        ]
 
     def number(self, resource_type: str, name: str) -> int:
         """How many versions (tombstones too) there are of a resource."""
@@ -133,6 +142,23 @@ class Chart:
         if patient is None:
             return self._visible.get(resource_type, {}).values()
         return self._of_patient.get((resource_type, patient), {}).values()
+
+    def kinds(self) -> set[str]:
+        """Resource types of which something is visible."""
+        return {kind for kind, rows in self._visible.items() if rows}
+
+    def gone(
+        self, types: Collection[str], since: dt.datetime, now: dt.datetime, served: Callable[[dt.datetime], dt.datetime]
+    ) -> Iterator[tuple[str, str | None]]:
+        """What was deleted at or after ``since`` (by the clock that ``served`` tells) and is away now: ``Type/id``, and its patient."""
+        for (kind, name), versions in self.versions.items():
+            if kind not in types or name in self._visible.get(kind, {}):
+                continue
+            seen = [version for version in versions if version.visible_from <= now]
+            if seen and seen[-1].resource is None and served(seen[-1].changed_at) >= since:
+                last = next((version.resource for version in reversed(seen) if version.resource is not None), None)
+                if last is not None:
+                    yield f"{kind}/{name}", name if kind == "Patient" else patient_of(last)
 
     def was_seen(self, resource_type: str, name: str, now: dt.datetime) -> bool:
         """Whether requests could ever see this resource."""

@@ -11,6 +11,7 @@ import structlog
 from poller import keys
 from poller.core import jsontext
 from poller.errors import ConfigError
+from poller.simulator import modes
 from poller.simulator.server import SimulatorServer
 from poller.simulator.spec import PracticeSpec
 from poller.simulator.world import World
@@ -41,6 +42,14 @@ DEMO_PRACTICES = (
     PracticeSpec("DEMOOP", "open", patients=12, tempo=_SECONDS_A_DAY, page_size=100, client_id=DEMO_CLIENT),
 )
 """Small enough that 250 calls a minute read every patient of DEMOEC, six searches each, within nine seconds."""
+
+
+def demo_practices(mode: str | None = None) -> tuple[PracticeSpec, ...]:
+    """The demo's practices; with ``mode``, that of the same kind of server with its manners. ConfigError for no such mode."""
+    try:
+        return modes.among(DEMO_PRACTICES, mode) if mode is not None else DEMO_PRACTICES
+    except ValueError as error:
+        raise ConfigError([str(error)]) from None
 
 
 def public_keys(path: Path) -> dict[str, Any]:

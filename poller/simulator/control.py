@@ -35,6 +35,13 @@ def _faults(world: World, order: Order, _: Clock) -> None:
     world.set_faults(code, **order)
 
 
+def _manners(world: World, order: Order, _: Clock) -> None:
+    code = order.pop("practice", None)
+    if code not in world.practices:
+        raise ValueError("no such practice")
+    world.set_manners(code, **order)
+
+
 def _begin(world: World, order: Order, clock: Clock) -> None:
     world.begin(clock(), float(order.get("changes_per_second", 1.0)))
 
@@ -53,7 +60,12 @@ def _register(world: World, order: Order, _: Clock) -> None:
 
 def _mutate(world: World, order: Order, clock: Clock) -> None:
     try:
-        if "delete" in order:
+        if "merge" in order:
+            old, new = order["merge"]
+            world.merge(order["practice"], old, new, clock(), vanish=bool(order.get("vanish", False)))
+        elif "remove_patient" in order:
+            world.remove_patient(order["practice"], order["remove_patient"], clock())
+        elif "delete" in order:
             kind, _, name = str(order["delete"]).partition("/")
             world.delete(order["practice"], kind, name, clock())
         else:
@@ -64,6 +76,7 @@ def _mutate(world: World, order: Order, clock: Clock) -> None:
 
 _ORDERS: dict[str, Act] = {
     "/_faults": _faults,
+    "/_manners": _manners,
     "/_begin": _begin,
     "/_quiet": _quiet,
     "/_revoke": _revoke,
@@ -76,8 +89,9 @@ def control_routes(world: World, clock: Clock) -> list[Route]:
     """Routes that read the truth and steer the world.
 
     ``GET /_truth``; ``POST /_faults`` {"practice"?: CODE, switch: value …, "clear"?: true}; ``POST /_begin`` {"changes_per_second"};
-    ``POST /_quiet``; ``POST /_revoke``; ``POST /_register`` a JWKS; ``POST /_mutate`` {"practice", "put": resource} or
-    {"practice", "delete": "Type/id"}. What is wrong is answered 400 with {"error"}.
+    ``POST /_manners`` {"practice": CODE, manner: value …}; ``POST /_quiet``; ``POST /_revoke``; ``POST /_register`` a JWKS;
+    ``POST /_mutate`` {"practice", "put": resource}, {"practice", "delete": "Type/id"}, {"practice", "merge": [old, new], "vanish"?: true}
+    or {"practice", "remove_patient": id}. What is wrong is answered 400 with {"error"}.
     """
 
     async def truth(_: Request) -> Response:

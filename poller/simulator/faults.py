@@ -26,6 +26,8 @@ class Fault(StrEnum):
     """A body shorter than announced, then the connection is gone."""
     HTML = "html"
     """A web page with status 200."""
+    HTML_404 = "html_404"
+    """A web page with status 404: a proxy's word, not the server's."""
 
 
 @dataclass(slots=True)
@@ -38,6 +40,7 @@ class Faults:
     cut_json: float = 0.0
     cut_connection: float = 0.0
     html: float = 0.0
+    html_404: float = 0.0
     slow: float = 0.0
     """The answer is made at once and held for ``slow_seconds``, so that later questions may be answered sooner."""
     slow_seconds: float = 1.0
@@ -47,6 +50,26 @@ class Faults:
     """Per later page: a row before it is gone (one row is skipped) or new (one row is seen twice)."""
     total_lie: float = 0.0
     """Per page: ``total`` is off."""
+    total_high: float = 0.0
+    """Per page: ``total`` announces fifty more than there are."""
+    total_low: float = 0.0
+    """Per page: ``total`` announces fewer than there are."""
+    repeat: float = 0.0
+    """Per later page: it shows the rows of the page before, and its own are skipped."""
+    end_early: float = 0.0
+    """Per page: the link to the next one is missing."""
+    next_self: float = 0.0
+    """Per page, the last one too: it names itself as the next one."""
+    next_elsewhere: float = 0.0
+    """Per page, the last one too: the next one is said to be at another host, with another practice's path."""
+    outcome_error: float = 0.0
+    """Per page: an OperationOutcome of severity error stands among the matches."""
+    outcome_warning: float = 0.0
+    """Per page: an OperationOutcome of severity warning stands among the matches, which are whole."""
+    no_id: float = 0.0
+    """Per page: its first resource has no id."""
+    subsetted: float = 0.0
+    """Per page: its first resource lacks an element and is tagged SUBSETTED."""
     late: float = 0.0
     """Per change: it becomes visible ``late_seconds`` after its stamp."""
     late_seconds: float = 2.0
@@ -54,7 +77,13 @@ class Faults:
     """The server's clock (Date header and stamps) minus the true time."""
     access_denied: float = 0.0
     """Per token call: the practice has not enabled the app."""
-    kinds: tuple[str, ...] = ("token", "search", "read", "metadata")
+    gzip: float = 0.0
+    """Per answer to a caller that takes it: the body is compressed."""
+    retry_after: str = ""
+    """``Retry-After`` of every 429 and 503, as it stands: ``-5``, a date, ``soon``; empty for none."""
+    headers: tuple[str, ...] = ()
+    """Lines added to every answer, as in ``RateLimit-Remaining: 0``."""
+    kinds: tuple[str, ...] = ("token", "search", "read", "metadata", "bulk", "file")
     """Kinds of call that may be hit."""
     types: tuple[str, ...] = ()
     """Resource types that may be hit; empty for all."""
@@ -67,10 +96,12 @@ class Faults:
         for name, value in settings.items():
             if name not in fields:
                 raise ValueError(f"no such fault: {name}; there are {', '.join(fields)}")
-            if name in {"kinds", "types"}:
+            if name in {"kinds", "types", "headers"}:
                 if not isinstance(value, (list, tuple)):
                     raise ValueError(f"{name} takes a list")
                 setattr(self, name, tuple(str(item) for item in value))
+            elif name == "retry_after":
+                self.retry_after = str(value)
             elif name == "first" and (value is None or isinstance(value, int)):
                 self.first = value
             elif isinstance(value, (int, float)) or hasattr(value, "__float__"):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from poller.simulator.alignment import State
-    from poller.simulator.passes import Pass
+    from poller.simulator.passes import Pass, Way
     from poller.simulator.truth import Key, PracticeTruth
 
 _LIFETIME = 2
@@ -42,6 +42,10 @@ class FeedSchedule:
     """Interval of complete passes beside windows, which find deletes."""
     names: tuple[str, ...] = ()
     """Patient, patient by patient: the prefixes that are searched; empty where patients come practice-wide."""
+    ways: tuple[Way, ...] = ("search", "patients", "everything")
+    """By what it may be read; what it was shown in another way is no pass of its own."""
+    by_patient: bool | None = None
+    """Whether it is read patient by patient, so that a new patient's resources wait for the patient; None for what the mode does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,9 @@ class Debt:
 
     def _note(self, one: Pass) -> None:
         scope = one.scope
+        feed = self._feeds.get(scope.resource_type)
+        if feed is not None and one.way not in feed.ways:
+            return
         if scope.narrowed and not scope.narrowed.startswith("name="):
             return
         for name in one.rows:
@@ -165,14 +172,12 @@ class Debt:
 
     def _by_schedule(self, key: Key, state: State, until: dt.datetime, appeared: dt.datetime | None) -> bool:
         feed = self._feeds[key[0]]
-        wide = self._evidence.mode == "open"
+        wide = self._evidence.mode == "open" if feed.by_patient is None else not feed.by_patient
         since = state.since
         if appeared is not None and not wide and key[0] != "Patient" and "Patient" in self._feeds:
             since = max(since, appeared + dt.timedelta(seconds=_LIFETIME * self._feeds["Patient"].every))
-        if state.content is None:
-            needed = _DELETE_LIFETIME * ((feed.sweep_every or feed.every) if wide else feed.every)
-        else:
-            needed = _LIFETIME * feed.every
+        deleted = _DELETE_LIFETIME * (feed.sweep_every or feed.every)
+        needed = deleted if state.content is None else _LIFETIME * feed.every
         return self._longest(since, until) >= dt.timedelta(seconds=needed)
 
     def _longest(self, since: dt.datetime, until: dt.datetime) -> dt.timedelta:

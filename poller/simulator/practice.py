@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import random
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
+from poller.simulator.bulk import group, is_member
 from poller.simulator.chart import Chart
 from poller.simulator.clinical import Author, Resource
 from poller.simulator.faults import Faults
+from poller.simulator.further import FurtherAuthor
 from poller.simulator.truth import Call, PracticeTruth
 
 if TYPE_CHECKING:
@@ -21,17 +24,33 @@ _EASTERN = ZoneInfo("America/New_York")
 class Practice:
     """State of one practice. The world holds the lock."""
 
-    def __init__(self, spec: PracticeSpec, seed: int) -> None:
+    def __init__(self, spec: PracticeSpec, seed: int, began: dt.datetime) -> None:
         self.spec = spec
+        self.began = began
         self.chart = Chart()
         self.faults = Faults()
         self.calls: list[Call] = []
         self.rng = random.Random(f"{seed}/{spec.code}/care")
         self.fault_rng = random.Random(f"{seed}/{spec.code}/faults")
         self.write_rng = random.Random(f"{seed}/{spec.code}/writes")
+        self.job_rng = random.Random(f"{seed}/{spec.code}/jobs")
         self.author = Author(self.rng, opaque=spec.mode == "ecw")
+        self.further = FurtherAuthor(
+            random.Random(f"{seed}/{spec.code}/further"), self.author.clinicians, opaque=spec.mode == "ecw"
+        )
+        self._group_name = Author(self.job_rng, opaque=spec.mode == "ecw").mint("Group")
         self._minute: dt.datetime | None = None
         self._in_minute = 0
+
+    def reach(self, now: dt.datetime) -> None:
+        """Let all be as it is at ``now``: what is due becomes visible, and a manner that was to end has ended."""
+        self.chart.reveal(now)
+        if self.spec.bulk and not self.chart.written("Group"):
+            self.enrol(now)
+            self.chart.reveal(now)
+        until = self.spec.last_updated_until
+        if until is not None and now >= self.began + dt.timedelta(seconds=until):
+            self.spec = dataclasses.replace(self.spec, last_updated="refused", last_updated_until=None)
 
     def served_at(self, now: dt.datetime) -> dt.datetime:
         """The practice's own idea of the time."""
@@ -50,10 +69,23 @@ class Practice:
         head = {"resourceType": resource["resourceType"], "id": resource["id"], "meta": meta}
         rest = {name: value for name, value in resource.items() if name not in head}
         self.chart.put({**head, **rest}, stamp, now, now if at_once else self._visible_from(now))
+        if resource["resourceType"] == "Patient" and self.chart.written("Group"):
+            self.enrol(now)
 
     def delete(self, resource_type: str, name: str, now: dt.datetime) -> None:
         """Remove a resource. Raises KeyError when it is not there."""
         self.chart.delete(resource_type, name, now, self._visible_from(now))
+        if resource_type == "Patient" and self.chart.written("Group"):
+            self.enrol(now)
+
+    def enrol(self, now: dt.datetime) -> None:
+        """Put the practice's patients, or the share of them that it may show, into its group; nothing when they are."""
+        share = self.spec.group_share
+        members = [name for name in self.chart.written("Patient") if is_member(name, share)]
+        made = group(self._group_name, f"{self.spec.code}-ALL", members)
+        before = self.chart.written("Group").get(self._group_name)
+        if before is None or before["member"] != made["member"]:
+            self.put(made, now)
 
     def _visible_from(self, now: dt.datetime) -> dt.datetime:
         faults = self.faults

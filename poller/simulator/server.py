@@ -18,8 +18,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from poller.clock import AnchoredClock
-from poller.simulator.answers import FHIR_ROOT, TOKEN_PATH, Answer, Front, Request
+from poller.simulator.answers import Front
+from poller.simulator.bulk import POLL
 from poller.simulator.control import control_routes
+from poller.simulator.exchange import FHIR_ROOT, TOKEN_PATH, Answer, Request, Stream
 from poller.simulator.world import run
 
 if TYPE_CHECKING:
@@ -48,12 +50,17 @@ class _Sent(Response):
             self.headers[name] = value
         if answer.announced is not None:
             self.headers["content-length"] = str(answer.announced)
+        if answer.stream is not None:
+            del self.headers["content-length"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it."""
         if self._answer.delay:
             await asyncio.sleep(self._answer.delay)
         try:
+            if self._answer.stream is not None:
+                await self._flow(self._answer.stream, send)
+                return
             if self._answer.announced is None:
                 await super().__call__(scope, receive, send)
                 return
@@ -63,6 +70,19 @@ class _Sent(Response):
         finally:
             for call in self._answer.calls:
                 call.finished, call.finished_at = time.monotonic(), self._clock()
+
+    async def _flow(self, stream: Stream, send: Send) -> None:
+        """Send a body chunk by chunk, as far as it goes."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        left = stream.size if stream.until is None else stream.until
+        for chunk in stream.chunks():
+            await send({"type": "http.response.body", "body": chunk[:left], "more_body": True})
+            left -= len(chunk)
+            if left <= 0:
+                break
+        if stream.until is not None and not stream.silent:
+            raise CutOff
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def create_app(world: World, clock: Callable[[], dt.datetime] | None = None) -> Starlette:
@@ -81,6 +101,8 @@ def create_app(world: World, clock: Callable[[], dt.datetime] | None = None) -> 
             arrived=arrived,
             now=now,
             form=form,
+            method=http.method,
+            headers=dict(http.headers),
         )
         with world.lock:
             return _Sent(front.answer(request), tell)
@@ -89,6 +111,7 @@ def create_app(world: World, clock: Callable[[], dt.datetime] | None = None) -> 
         routes=[
             Route(TOKEN_PATH, serve, methods=["POST"]),
             *control_routes(world, tell),
+            Route(FHIR_ROOT + "{code}/" + POLL, serve, methods=["GET", "DELETE"]),
             Route(FHIR_ROOT + "{rest:path}", serve, methods=["GET"]),
             Route("/{rest:path}", serve, methods=["GET"]),
         ]

@@ -158,7 +158,8 @@ class TokenDesk:
     def _scopes(self, asked: str, own: Sequence[Practice]) -> tuple[str, ...]:
         scopes = tuple(dict.fromkeys(asked.split()))
         bulk = all(practice.spec.bulk for practice in own)
-        allowed = tuple(scope for scope in scopes if scope_allowed(scope, bulk=bulk))
+        missing = frozenset().union(*(practice.spec.missing_scopes for practice in own))
+        allowed = tuple(scope for scope in scopes if scope_allowed(scope, bulk=bulk, missing=missing))
         if any(practice.spec.mode == "ecw" for practice in own):
             if not scopes or allowed != scopes or (bulk and "system/Group.read" not in scopes):
                 raise Refusal(400, "invalid_grant", "One or more scopes are not allowed")

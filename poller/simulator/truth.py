@@ -5,6 +5,7 @@ Plain values with a JSON form, so that a run can be judged in another process th
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 Key = tuple[str, str]
 """Resource type and logical id."""
 
-CallKind = Literal["token", "search", "read", "metadata", "other"]
+CallKind = Literal["token", "search", "read", "metadata", "bulk", "file", "other"]
+"""``bulk`` is all of an export but its files."""
 
 _MINUTE = 60.0
 
@@ -47,6 +49,10 @@ class SearchScope:
     """Whether ``_lastUpdated`` narrowed it, so that it is no complete pass."""
     narrowed: str = ""
     """Other parameters that narrowed it, as in ``name=a``; empty for none."""
+    patients: tuple[str, ...] = ()
+    """Of a search for several patients: those that were answered. Its rows are named ``patient/id``."""
+    types: tuple[str, ...] = ()
+    """Of a patient's ``$everything``: the types that were answered. Its rows are named ``Type/id``."""
 
 
 @dataclass(slots=True)
@@ -74,7 +80,9 @@ class Call:
     intact: bool = True
     """False where a fault spoilt the answer, or made it skip a row."""
     rows: tuple[str, ...] = ()
-    """Logical ids on the page."""
+    """Logical ids on the page, with what :class:`SearchScope` says before them."""
+    surveying: bool = False
+    """Whether the caller said that it only finds out what is allowed: its reading is no pass of a schedule."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,15 +125,19 @@ def _export_call(call: Call) -> dict[str, Any]:
         "status": call.status,
         "finished": None if call.finished is None else str(call.finished),
         "finished_at": call.finished_at.isoformat() if call.finished_at else None,
-        "scope": None
-        if scope is None
-        else [scope.resource_type, scope.patient, scope.category, scope.windowed, scope.narrowed],
+        "scope": None if scope is None else list(dataclasses.astuple(scope)),
         "read": call.read,
         "page": call.page,
         "last": call.last,
         "intact": call.intact,
         "rows": list(call.rows),
+        "surveying": call.surveying,
     }
+
+
+def _import_scope(row: Sequence[Any]) -> SearchScope:
+    kind, patient, category, windowed, narrowed, patients, types = row
+    return SearchScope(kind, patient, category, windowed, narrowed, tuple(patients), tuple(types))
 
 
 def _import_call(row: Mapping[str, Any]) -> Call:
@@ -138,12 +150,13 @@ def _import_call(row: Mapping[str, Any]) -> Call:
         status=row["status"],
         finished=None if row["finished"] is None else float(row["finished"]),
         finished_at=_when(row["finished_at"]),
-        scope=None if row["scope"] is None else SearchScope(*row["scope"]),
+        scope=None if row["scope"] is None else _import_scope(row["scope"]),
         read=row["read"],
         page=row["page"],
         last=row["last"],
         intact=row["intact"],
         rows=tuple(row["rows"]),
+        surveying=row.get("surveying", False),
     )
 
 

@@ -10,6 +10,8 @@ import datetime as dt
 import threading
 from typing import TYPE_CHECKING, Any
 
+from poller.simulator import moves
+from poller.simulator.adjust import changed
 from poller.simulator.care import Care
 from poller.simulator.practice import Practice
 from poller.simulator.tokens import TokenDesk
@@ -33,7 +35,7 @@ class World:
     def __init__(self, practices: Sequence[PracticeSpec], *, seed: int = 1, now: dt.datetime | None = None) -> None:
         self.lock = threading.RLock()
         self.began = now or dt.datetime.now(dt.UTC)
-        self.practices = {spec.code: Practice(spec, seed) for spec in practices}
+        self.practices = {spec.code: Practice(spec, seed, self.began) for spec in practices}
         self.tokens = TokenDesk(seed)
         self._care = {code: Care(practice) for code, practice in self.practices.items()}
         for code, care in self._care.items():
@@ -79,6 +81,26 @@ class World:
             practice.delete(resource_type, name, now)
             practice.chart.reveal(now)
 
+    def merge(self, code: str, old: str, new: str, now: dt.datetime, *, vanish: bool = False) -> None:
+        """Merge one patient into another by hand; see :func:`moves.merge`. KeyError when one of them is not there."""
+        with self.lock:
+            practice = self.practices[code]
+            moves.merge(practice, old, new, now, vanish=vanish)
+            practice.chart.reveal(now)
+
+    def remove_patient(self, code: str, patient: str, now: dt.datetime) -> None:
+        """Delete a patient with all records by hand. KeyError when there is no such patient."""
+        with self.lock:
+            practice = self.practices[code]
+            moves.remove(practice, patient, now)
+            practice.chart.reveal(now)
+
+    def enter_in_error(self, code: str, resource_type: str, name: str, now: dt.datetime) -> None:
+        """Mark one resource as entered in error by hand. KeyError when it is not there."""
+        with self.lock:
+            written = self.practices[code].chart.written(resource_type)[name]
+            self.put(code, moves.erroneous(dict(written)), now)
+
     def written(self, code: str, resource_type: str) -> dict[str, Mapping[str, Any]]:
         """Id → resource as last written."""
         with self.lock:
@@ -101,6 +123,15 @@ class World:
     def faults(self, code: str) -> Faults:
         """The practice's switches."""
         return self.practices[code].faults
+
+    def set_manners(self, code: str, **changes: Any) -> None:
+        """Let a practice have other manners from now on, e.g. ``everything="off"``. KeyError for no such practice.
+
+        ValueError for a manner that there is not, that cannot change, or that has no such value.
+        """
+        with self.lock:
+            practice = self.practices[code]
+            practice.spec = changed(practice.spec, changes)
 
     def revoke_tokens(self) -> None:
         """No token given out so far is good any more."""

@@ -48,14 +48,34 @@ class Token:
     """An access token; its text shows in no representation. Instants are of the monotonic clock."""
 
     text: str = field(repr=False)
+    """Empty: there is nothing to send."""
     renew_at: float
     unusable_at: float
+    scopes: frozenset[str] | None = None
+    """What it is good for; None if the server did not say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What a server said when it refused a token. Its words serve to be recognised, and are never shown."""
+
+    status: int
+    error: str = field(repr=False)
+    description: str = field(repr=False)
 
 
 class Authorization:
     """Access tokens for one practice: one is kept, renewed a little before its end, once for however many wait for it."""
 
     def __init__(self, practice: PracticeConfig, gate: Gate, wire: Wire) -> None:
+        self.scopes = practice.scopes
+        """What tokens are asked for; fewer than configured once :meth:`renew` was told so."""
+        self.granted: frozenset[str] | None = None
+        """The scopes of the token last kept; None if there was none yet, or the server did not say."""
+        self.refusal: Refusal | None = None
+        """How the last token call was refused; None if it was not."""
+        self.calls = 0
+        """Token calls sent."""
         self._practice = practice
         self._gate = gate
         self._wire = wire
@@ -86,6 +106,18 @@ class Authorization:
         if self._token is token:
             self._token = None
 
+    async def renew(self, scopes: tuple[str, ...] | None = None, *, keep: bool = True) -> Token | Failure:
+        """A new token at once, whatever was refused before; if it is given, for these scopes from now on (None: for those in force).
+
+        If it is refused, or with ``keep`` false, all stays as it was; nobody is kept from asking again.
+        """
+        asked = self.scopes if scopes is None else scopes
+        found = await self._try(asked)
+        if keep and isinstance(found, Token):
+            self.scopes = asked
+            self._keep(found)
+        return found
+
     async def aclose(self) -> None:
         """Stop renewing and forget the token."""
         if self._renewing is not None:
@@ -106,18 +138,26 @@ class Authorization:
             self._renewing.add_done_callback(_retrieve)
         return self._renewing
 
-    async def _fetch(self) -> Token | Failure:
+    def _keep(self, token: Token) -> None:
+        self._token, self._refused, self._refusals, self.granted = token, None, 0, token.scopes
+
+    async def _try(self, scopes: tuple[str, ...]) -> Token | Failure:
+        """A token for these scopes; passing failures are tried again."""
         outcome: Token | Failure | None = None
         for retry in range(faults.RETRIES + 1):
             if retry:
                 await asyncio.sleep(faults.backoff(retry, 1.0))
-            verdict, outcome = await self._ask()
+            verdict, outcome = await self._ask(scopes)
             if verdict.remedy not in {Remedy.RETRY, Remedy.LOCK_OUT}:
                 break
+        return outcome or Failure(FailureKind.UNAUTHORIZED)
+
+    async def _fetch(self) -> Token | Failure:
+        outcome = await self._try(self.scopes)
         if isinstance(outcome, Token):
-            self._token, self._refused, self._refusals = outcome, None, 0
+            self._keep(outcome)
             return outcome
-        failure = outcome or Failure(FailureKind.UNAUTHORIZED)
+        failure = outcome
         wait = min(_HOLD_OFF[0] * 2.0 ** min(self._refusals, 10), _HOLD_OFF[1])
         self._refused, self._refusals = (failure, self._now() + wait), self._refusals + 1
         log.warning(
@@ -131,7 +171,7 @@ class Authorization:
         )
         return failure
 
-    async def _ask(self) -> tuple[Verdict, Token | Failure | None]:
+    async def _ask(self, scopes: tuple[str, ...]) -> tuple[Verdict, Token | Failure | None]:
         """One try: the token URL if it is not known yet, then the token."""
         if self._token_url is None:
             found = await self._discover()
@@ -141,7 +181,7 @@ class Authorization:
         url = self._token_url
         form = {
             "grant_type": "client_credentials",
-            "scope": " ".join(self._practice.scopes),
+            "scope": " ".join(scopes),
             "client_assertion_type": ASSERTION_TYPE,
         }
         try:
@@ -152,41 +192,50 @@ class Authorization:
             )
             return Verdict(Remedy.GIVE_UP, failure), failure
         async with self._gate.permit(Purpose.TOKEN):
-            form["client_assertion"] = assertion(key, self._practice.kid, self._practice.client_id, url)
+            form["client_assertion"] = assertion(key, self._practice.kid, self._practice.client_id or "", url)
+            self.calls += 1
             answer = await self._wire.exchange(Purpose.TOKEN, "POST", url, {"Accept": "application/json"}, form)
-            verdict, token = self._read(answer)
+            verdict, token = self._read(answer, scopes)
             await self._obey(verdict, answer)
         return verdict, token or verdict.failure
 
     def _load_key(self) -> RSAPrivateKey:
         """The key as it is now, since it may be replaced while we run. On a thread: checking it takes a tenth of a second."""
+        if self._practice.key is None:
+            raise ConfigError(["no key"])
         return keys.load_private_key(self._practice.key.read())
 
-    def _read(self, answer: Exchange | Broken) -> tuple[Verdict, Token | None]:
+    def _read(self, answer: Exchange | Broken, scopes: tuple[str, ...]) -> tuple[Verdict, Token | None]:
+        self.refusal = None
         if isinstance(answer, Broken):
             return faults.judge_mishap(answer.mishap), None
         body: Any = answer.body if isinstance(answer.body, dict) else {}
         text = body.get("access_token")
         kind = body.get("token_type", "bearer")
         if answer.status != 200 or not isinstance(text, str) or not isinstance(kind, str):  # noqa: PLR2004 - OK
-            error = body.get("error")
-            return faults.judge_token(answer.status, error if isinstance(error, str) else None), None
+            said = [
+                value if isinstance(value := body.get(name), str) else "" for name in ("error", "error_description")
+            ]
+            self.refusal = Refusal(answer.status, *said)
+            return faults.judge_token(answer.status, said[0] or None, faults.hint_of(body)), None
         if not _TOKEN.fullmatch(text) or kind.lower() != "bearer":
             return faults.judge_token(answer.status, None), None
         life, now = _life(body.get("expires_in")), self._now()
-        self._compare_scopes(body.get("scope"))
+        granted = self._granted(body.get("scope"), scopes)
         ends = now + life - (answer.ended - answer.began).total_seconds()
-        return faults.OK, Token(text, ends - min(_MARGIN, life / 10), ends - min(_LAST_USE, life / 50))
+        return faults.OK, Token(text, ends - min(_MARGIN, life / 10), ends - min(_LAST_USE, life / 50), granted)
 
-    def _compare_scopes(self, granted: object) -> None:
-        """Say so when less was granted than asked for: those feeds will be refused."""
-        if isinstance(granted, str) and (missing := set(self._practice.scopes) - set(granted.split())):
+    def _granted(self, said: object, scopes: tuple[str, ...]) -> frozenset[str] | None:
+        """The scopes that a token answer names. Says so when less was granted than asked for: those feeds will be refused."""
+        granted = frozenset(said.split()) if isinstance(said, str) and said.strip() else None
+        if granted is not None and (missing := set(scopes) - granted):
             log.warning(
                 "The token covers less than was asked for",
                 action="token.narrowed",
                 practice=self._practice.code,
                 missing=sorted(missing),
             )
+        return granted
 
     async def _discover(self) -> str | Verdict:
         """The token URL, from the server's smart-configuration."""
@@ -196,7 +245,7 @@ class Authorization:
             if isinstance(answer, Broken):
                 return faults.judge_mishap(answer.mishap)
             if answer.status != 200:  # noqa: PLR2004 - OK
-                verdict = faults.judge(answer.status, Shape.EMPTY)
+                verdict = _judge_discovery(answer)
                 await self._obey(verdict, answer)
                 return verdict
         found = answer.body.get("token_endpoint") if isinstance(answer.body, dict) else None
@@ -207,7 +256,22 @@ class Authorization:
 
     async def _obey(self, verdict: Verdict, answer: Exchange | Broken) -> None:
         if verdict.remedy is Remedy.LOCK_OUT and isinstance(answer, Exchange):
-            await self._gate.lock_out(budget.lock_out(answer.date, answer.retry_after))
+            left_ago = (answer.ended - answer.began).total_seconds()
+            await self._gate.lock_out(budget.lock_out(answer.date, answer.retry_after), left_ago)
+
+
+class Open(Authorization):
+    """For a server that asks for no token: a token without a text is never sent, and never ends."""
+
+    _FREE = Token("", float("inf"), float("inf"))
+
+    @property
+    def usable(self) -> Token | None:
+        """Always."""
+        return self._FREE
+
+    async def _try(self, scopes: tuple[str, ...]) -> Token | Failure:  # noqa: ARG002 - there is nobody to ask for them
+        return self._FREE
 
 
 def assertion(key: RSAPrivateKey, kid: str | None, client_id: str, token_url: str) -> str:
@@ -223,6 +287,17 @@ def assertion(key: RSAPrivateKey, kid: str | None, client_id: str, token_url: st
     }
     headers = {"kid": kid or keys.thumbprint(key.public_key()), "typ": "JWT"}
     return jwt.encode(claims, key, algorithm="RS384", headers=headers)
+
+
+def _judge_discovery(answer: Exchange) -> Verdict:
+    """What it means that there is no smart-configuration: what would be a type's affair elsewhere is the practice's here."""
+    hint = faults.hint_of(answer.body)
+    verdict = faults.judge(answer.status, Shape.EMPTY, (), hint)
+    is_mendable = verdict.remedy in {Remedy.RETRY, Remedy.LOCK_OUT}
+    if is_mendable or verdict.failure is None or verdict.failure.kind is FailureKind.TRANSPORT:
+        return verdict
+    detail = hint.value if hint is not None else "no smart-configuration is there; is base_url right, or set token_url"
+    return Verdict(Remedy.GIVE_UP, Failure(FailureKind.UNAUTHORIZED, answer.status, detail))
 
 
 def _life(expires_in: object) -> float:

@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 
-def follow(link: str, base_path: str, resource_type: str) -> str | None:
+def follow(link: str, base_path: str, searched: str) -> str | None:
     """The part of a ``next`` link that is asked for below our own base URL, e.g. ``Patient?page=2``; None where it must not be followed.
 
-    Only the tail of the link's path and its query count. A link to another practice (another last segment before the type) or to another
-    type is not followed. A link to the base itself with a query is how some servers page (``?_getpages=…``).
+    ``searched`` is the path of the search below the base: a type, or ``Patient/ID/$everything``. Only the tail of the link's path and its
+    query count. A link to another practice (another last segment before that path) or to another search is not followed. A link to the
+    base itself with a query is how some servers page (``?_getpages=…``).
     """
     try:
         parts = urlsplit(link)
     except ValueError:
         return None
-    base = [segment for segment in base_path.split("/") if segment]
-    path = [segment for segment in parts.path.split("/") if segment]
+    base, path = _segments(base_path), _segments(parts.path)
+    wanted = _segments(searched)
     if parts.query and not (parts.netloc or path):
-        return f"{resource_type}?{parts.query}"  # relative to the search itself
-    is_of_type = path[-1:] == [resource_type]
-    before = path[:-1] if is_of_type else path
-    is_ours = before[-1:] == base[-1:] or (is_of_type and not before)
-    if not is_ours or not (is_of_type or parts.query):
+        return f"{searched}?{parts.query}"  # relative to the search itself
+    is_of_search = [unquote(segment) for segment in path[-len(wanted) :]] == [unquote(segment) for segment in wanted]
+    before = path[: -len(wanted)] if is_of_search else path
+    is_ours = before[-1:] == base[-1:] or (is_of_search and not before)
+    if not is_ours or not (is_of_search or parts.query):
         return None
-    tail = resource_type if is_of_type else ""
+    tail = searched if is_of_search else ""
     return f"{tail}?{parts.query}" if parts.query else tail
+
+
+def _segments(path: str) -> list[str]:
+    return [segment for segment in path.split("/") if segment]
 
 
 def names(link: str | None, parameter: str) -> bool:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 
 from poller.clock import Clock
 from poller.core import pages
 from poller.core.model import Batch, Coverage, Failure, FailureKind, Purpose, Sighting
-from poller.core.pages import Page, Tally
+from poller.core.pages import Page, Problem, Tally
+from poller.core.shown import Before, Shown
 from poller.source import links
 from poller.source.client import Answer, Client, malformed
 
@@ -29,10 +31,17 @@ class Search:
     """One search of a pass."""
 
     where: str
-    """Type and query, e.g. ``Observation?patient=p1``."""
+    """Path and query, e.g. ``Observation?patient=p1``."""
     resource_type: str
     proof: str | None = None
     """A parameter that the self link must name, or the server ignored it."""
+    types: frozenset[str] | None = None
+    """For a search that shows many types: those that count."""
+
+    @property
+    def path(self) -> str:
+        """What is searched, without the query."""
+        return self.where.partition("?")[0]
 
 
 class Reading:
@@ -60,6 +69,8 @@ class Reading:
         """What ended the pass, or its first failed search."""
         self.server_date: dt.datetime | None = None
         """The server's ``Date`` at the pass's first response."""
+        self.flaws: Counter[Problem] = Counter()
+        """Entries that could not be read, by why."""
         self.calls = 0
         """Requests sent, token calls left out."""
         self.began = clock.now()
@@ -68,7 +79,7 @@ class Reading:
 
     async def __aiter__(self) -> AsyncIterator[Batch]:
         """Batches of at most :data:`BATCH`, in page order; what an earlier search of the pass showed the same is left out."""
-        shown: dict[str, bytes] = {}
+        shown = Shown()
         coverages: list[Coverage] = []
         unwell = 0
         for search in self._searches:
@@ -83,6 +94,7 @@ class Reading:
                     yield batch
             if failure is None and tally.problem is not None:
                 failure = tally.problem.failure
+            self.flaws.update(tally.flaws)
             coverages.append(Coverage.INCOMPLETE if failure is not None else tally.coverage())
             self.failure = self.failure or failure
             unwell = unwell + 1 if failure is not None else 0
@@ -101,7 +113,7 @@ class Reading:
             if answer.failure is not None:
                 yield answer.failure
                 return
-            page = pages.read_page(answer.body, search.resource_type, answer.began, answer.ended)
+            page = pages.read_page(answer.body, search.resource_type, answer.began, answer.ended, types=search.types)
             if isinstance(page, Failure):
                 yield page
                 return
@@ -111,7 +123,7 @@ class Reading:
             yield page
             if page.next is None:
                 return
-            following = links.follow(page.next, self._base_path, search.resource_type)
+            following = links.follow(page.next, self._base_path, search.path)
             if following is None or following in visited or len(visited) >= MOST_PAGES:
                 yield malformed(_ASTRAY if following is None else _CIRCLE)
                 return
@@ -133,17 +145,15 @@ class Reading:
         return answer
 
 
-def _not_shown(shown: dict[str, bytes], sightings: Sequence[Sighting], *, search: bool) -> list[Sighting]:
+def _not_shown(shown: Shown, sightings: Sequence[Sighting], *, search: bool) -> list[Sighting]:
     """What no earlier search of the pass showed with the same content."""
     if not search:
         return list(sightings)
-    fresh = []
-    for sighting in sightings:
-        content = pages.fingerprint(sighting.resource)
-        if shown.get(sighting.id) != content:
-            shown[sighting.id] = content
-            fresh.append(sighting)
-    return fresh
+    return [
+        sighting
+        for sighting in sightings
+        if shown.add((sighting.resource_type, sighting.id), pages.fingerprint(sighting.resource)) is not Before.THE_SAME
+    ]
 
 
 def _batches(sightings: Sequence[Sighting]) -> Iterator[Batch]:

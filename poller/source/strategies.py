@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Mapping, Sequence
 from typing import assert_never
 from urllib.parse import quote, urlencode, urlsplit
 
 from poller.clock import Clock
+from poller.config.attachments import attachment_rules
 from poller.config.model import PracticeConfig
 from poller.core import faults, pages
-from poller.core.faults import Shape
 from poller.core.model import (
     Confirmation,
     Failure,
-    FailureKind,
     Gone,
     Kind,
     Present,
@@ -24,16 +24,16 @@ from poller.core.model import (
 )
 from poller.core.pages import Page
 from poller.core.window import BEGINNING, instant
+from poller.source import binary
+from poller.source.absence import NOT_THERE, absent
 from poller.source.client import Answer, Client, malformed
 from poller.source.reading import Reading, Search
 
 _CANNOT_SERVE = frozenset({400, 405, 501})
 """Statuses of a path read that say that this server does not serve such reads."""
 
-_NOT_THERE = frozenset({404, 410})
-
-_NOT_ABOUT_IT = frozenset({"not-supported", "login", "unknown-user", "expired", "forbidden", "security", "suppressed"})
-"""Codes of a 404 that do not say that the resource is gone."""
+_BINARY = 5_000_000
+"""Bytes of a Binary that is read although no attachments are fetched any more."""
 
 
 class Source:
@@ -52,7 +52,7 @@ class Source:
 
     def read(self, target: Target, since: dt.datetime | None, purpose: Purpose) -> Reading:
         """Begin a pass. ``since`` is where a window starts; None for everything. Other kinds take no account of it."""
-        searches = self._searches(target, since)
+        searches = self.searches(target, since)
         strip_count = self._page_size(target.resource_type) is None
         return Reading(searches, self.client, self._clock, self._base_path, purpose, strip_count=strip_count)
 
@@ -60,24 +60,57 @@ class Source:
         feed = self.practice.feeds.get(resource_type)
         return feed.page_size if feed is not None else None
 
-    def _searches(self, target: Target, since: dt.datetime | None) -> list[Search]:
-        kind, feed = target.kind, target.resource_type
-        size = self._page_size(feed)
-        tail = {"_count": str(size)} if size is not None else {}
-        category = {"category": target.category} if target.category is not None else {}
-        match kind:
-            case Kind.WINDOW:
-                window = {**category, "_lastUpdated": f"ge{instant(since or BEGINNING)}"}
-                return [Search(where(feed, window | tail), feed, "_lastUpdated")]
-            case Kind.SWEEP:
-                return [Search(where(feed, category | tail), feed)]
-            case Kind.PATIENT:
-                by = {"_id" if feed == "Patient" else "patient": target.patient or ""}
-                return [Search(where(feed, by | category | tail), feed)]
+    def searches(self, target: Target, since: dt.datetime | None) -> list[Search]:
+        """The searches of one pass. Raises ValueError for what no search reads."""
+        feed, parameters = target.resource_type, self._parameters(target)
+        since_when = f"ge{instant(since or BEGINNING)}"
+        match target.kind:
+            case Kind.WINDOW | Kind.PATIENT_WINDOW:
+                return [
+                    Search(
+                        where(feed, self._whose(target) | {"_lastUpdated": since_when} | parameters),
+                        feed,
+                        "_lastUpdated",
+                    )
+                ]
+            case Kind.SWEEP | Kind.PATIENT | Kind.PATIENTS:
+                return [Search(where(feed, self._whose(target) | parameters), feed)]
             case Kind.NAMES:
-                return [Search(where(feed, {"name": name} | tail), feed) for name in target.names]
+                return [Search(where(feed, {"name": name} | parameters), feed) for name in target.names]
+            case Kind.EVERYTHING | Kind.EVERYTHING_WINDOW:
+                return [_everything(target, since)]
+            case Kind.DAYS:
+                return [
+                    Search(where(feed, {"practitioner": f"Practitioner/{target.patient}"} | parameters, day), feed)
+                    for day in self._days()
+                ]
+            case Kind.BULK:
+                raise ValueError("a bulk export is no search")
             case _:
-                assert_never(kind)
+                assert_never(target.kind)
+
+    def _parameters(self, target: Target) -> dict[str, str]:
+        """What goes with every search of the target's feed."""
+        feed = self.practice.feeds.get(target.resource_type)
+        size = self._page_size(target.resource_type)
+        return {
+            **({"category": target.category} if target.category is not None else {}),
+            **(dict(feed.parameters) if feed is not None else {}),
+            **({"_count": str(size)} if size is not None else {}),
+        }
+
+    @staticmethod
+    def _whose(target: Target) -> dict[str, str]:
+        """The parameter that names the patients of a search; none for one over the whole practice."""
+        patients = target.patients or ((target.patient,) if target.patient is not None else ())
+        return {"_id" if target.resource_type == "Patient" else "patient": ",".join(patients)} if patients else {}
+
+    def _days(self) -> list[tuple[tuple[str, str], ...]]:
+        """One pair of bounds for each day around today, as the practice's calendar has it ."""
+        around = self.practice.patients.days.days
+        today = self._clock.now().astimezone(self.practice.zone).date()
+        days = (today + dt.timedelta(days=offset) for offset in range(-around, around + 1))
+        return [(("date", f"ge{day}"), ("date", f"lt{day + dt.timedelta(days=1)}")) for day in days]
 
     async def confirm(self, resource_type: str, id_: str, purpose: Purpose = Purpose.CONFIRM) -> Confirmation:
         """Read one resource by its id: by its path or, where that cannot serve, by a search for ``_id``.
@@ -85,14 +118,20 @@ class Source:
         Gone only where the FHIR server itself says so. A path read of an id with dots may fail with 500 on some servers, whatever the
         truth is; that one is no sign of a sick server.
         """
+        if resource_type == "Binary":
+            limit = max(attachment_rules(self.practice).limits.values(), default=_BINARY)
+            return await binary.confirm(self.client, self._clock, id_, limit, purpose)
+        return await self._confirm_by_path(resource_type, id_, purpose)
+
+    async def _confirm_by_path(self, resource_type: str, id_: str, purpose: Purpose) -> Confirmation:
         # A dot is what makes some servers fail, so a 500 is retried by the search instead of by the same read.
         is_dotted = "." in id_
         expected = frozenset({500}) if is_dotted else frozenset[int]()
         retries = 0 if is_dotted else faults.RETRIES
         path = f"{resource_type}/{quote(id_, safe='')}"
         answer = await self.client.get(path, purpose, retries=retries, expected=expected)
-        if answer.status in _NOT_THERE:
-            return _absent(answer)
+        if answer.status in NOT_THERE:
+            return absent(answer)
         if answer.status in _CANNOT_SERVE | expected:
             return await self._confirm_by_search(resource_type, id_, purpose)
         if answer.failure is not None:
@@ -117,17 +156,6 @@ class Source:
         return _empty(page, answer)
 
 
-def _absent(answer: Answer) -> Confirmation:
-    """What a 404 or 410 says: gone, if it is the FHIR server that says it, and not a proxy's page or a missing endpoint."""
-    codes = faults.outcome_codes(answer.body)
-    is_outcome = answer.shape is Shape.FHIR and answer.body.get("resourceType") == "OperationOutcome"
-    if answer.shape is not Shape.EMPTY and (not is_outcome or _NOT_ABOUT_IT & set(codes)):
-        return Unclear(
-            Failure(FailureKind.MALFORMED, answer.status, "not found, but not said by the resource's server")
-        )
-    return Gone(answer.began, answer.ended)
-
-
 def _empty(page: Page, answer: Answer) -> Confirmation:
     """What a search for an id without that id says: gone, if it is whole and holds nothing at all."""
     if page.showings or page.problems or page.total or page.next is not None:
@@ -135,7 +163,16 @@ def _empty(page: Page, answer: Answer) -> Confirmation:
     return Gone(answer.began, answer.ended)
 
 
-def where(resource_type: str, parameters: dict[str, str]) -> str:
-    """A search below the base URL."""
-    query = urlencode(parameters, quote_via=quote, safe=":,|")
-    return f"{resource_type}?{query}" if query else resource_type
+def _everything(target: Target, since: dt.datetime | None) -> Search:
+    """A patient's ``$everything`` (FHIR R4, Patient operations), whole or since when."""
+    path = f"Patient/{quote(target.patient or '', safe='')}/$everything"
+    types = frozenset(target.types)
+    if target.kind is Kind.EVERYTHING:
+        return Search(path, target.resource_type, types=types)
+    return Search(where(path, {"_since": instant(since or BEGINNING)}), target.resource_type, "_since", types)
+
+
+def where(path: str, parameters: Mapping[str, str], more: Sequence[tuple[str, str]] = ()) -> str:
+    """A search below the base URL; ``more`` are parameters that occur more than once."""
+    query = urlencode([*parameters.items(), *more], quote_via=quote, safe=":,|")
+    return f"{path}?{query}" if query else path

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from poller.core import jsontext
-from poller.core.model import Decision, Version
+from poller.core.model import Decision, Rules, Version
 
 
 def partition_key(version: Version) -> str:
     """The patient a resource belongs to, else the resource itself; frozen at first sight."""
-    return f"Patient/{version.patient}" if version.patient else f"{version.resource_type}/{version.id}"
+    patient = version.detail.patient
+    return f"Patient/{patient}" if patient else f"{version.resource_type}/{version.id}"
 
 
 def names(values: Sequence[str]) -> str:
-    """A list of texts as one JSON text: arrays of arrays must be rectangular in Postgres, these are not."""
-    return jsontext.dumps(list(values)).decode()
+    """Texts as Postgres writes an array of them: arrays of arrays must be rectangular there, these are not."""
+    return "{" + ",".join('"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"' for value in values) + "}"
 
 
 def keys(found: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
@@ -24,20 +25,31 @@ def keys(found: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
     return {"types": [resource_type for resource_type, _ in found], "ids": [id_ for _, id_ in found]}
 
 
-def snapshots(changes: Sequence[tuple[Version, Decision]]) -> dict[str, list[Any]]:
-    """Binds of insert_snapshots and update_snapshots."""
-    versions = [version for version, _ in changes]
+def compared(versions: Sequence[Version], numbers: Mapping[Rules, int]) -> dict[str, list[Any]]:
+    """Binds of compare; ``numbers`` has the number of each version's rules."""
     return keys([version.key for version in versions]) | {
-        "versions": [decision.version for _, decision in changes],
         "digests": [version.digest for version in versions],
-        "elements": [jsontext.dumps(dict(version.elements)).decode() for version in versions],
-        "codecs": [version.codec for version in versions],
-        "bodies": [version.body for version in versions],
-        "last_modified": [version.last_modified for version in versions],
-        "categories": [names(version.categories) for version in versions],
-        "statuses": [version.status for version in versions],
-        "entered_in_error": [version.entered_in_error for version in versions],
-        "replaced_by": [version.replaced_by for version in versions],
+        "rules": [numbers[version.rules] for version in versions],
+        "unfiltered": [version.unfiltered for version in versions],
+    }
+
+
+def snapshots(changes: Sequence[tuple[Version, Decision]], numbers: Mapping[Rules, int]) -> dict[str, list[Any]]:
+    """Binds of insert_snapshots, update_snapshots and insert_history."""
+    versions = [version for version, _ in changes]
+    details = [version.detail for version in versions]
+    return compared(versions, numbers) | {
+        "versions": [decision.version for _, decision in changes],
+        "actions": [decision.action.value for _, decision in changes],
+        "partition_keys": [partition_key(version) for version in versions],
+        "elements": [jsontext.dumps(dict(detail.elements)).decode() for detail in details],
+        "codecs": [detail.codec for detail in details],
+        "bodies": [detail.body for detail in details],
+        "last_modified": [detail.last_modified for detail in details],
+        "categories": [names(detail.categories) for detail in details],
+        "statuses": [detail.status for detail in details],
+        "entered_in_error": [detail.entered_in_error for detail in details],
+        "replaced_by": [detail.replaced_by for detail in details],
         "read_began": [version.began for version in versions],
         "read_ended": [version.ended for version in versions],
     }

@@ -10,11 +10,14 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, text
 
+from poller.core.attachments import ELEMENTS
 from poller.core.decide import decide_delete, deletes_allowed, is_outdated
 from poller.core.envelope import event_id
 from poller.core.model import Origin, Stored
 from poller.store import columns
 from poller.store.engine import sql
+from poller.store.named import Named
+from poller.store.named import note as note_attachments
 from poller.store.repository import Lease, append_events, hold_lease, stored_of
 
 
@@ -31,6 +34,8 @@ class Absence:
     """When the latest complete pass without it began: the evidence that a confirming read must follow."""
     passes: int
     checks: int
+    target: str
+    """Key of the target whose pass that was; it names a patient."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +71,7 @@ class DeleteStore:
     def listed(self, practice: str, states: Sequence[str]) -> list[Absence]:
         """Absences in these states, longest missing first."""
         statement = text(
-            "SELECT resource_type, id, state, reason, first_missing_at, pass_began, passes, checks FROM poller.absence"
+            "SELECT resource_type, id, state, reason, first_missing_at, pass_began, passes, checks, target FROM poller.absence"
             " WHERE practice = :practice AND state = ANY (CAST(:states AS text[])) ORDER BY first_missing_at, resource_type, id"
         )
         with self._engine.connect() as connection:
@@ -185,10 +190,15 @@ class DeleteStore:
             sql("insert_history"),
             key
             | row
-            | {"rules_version": gone.rules_version, "now": now, "codecs": [None], "bodies": [None]}
+            | {"rules": [gone.rules_version], "now": now, "codecs": [None], "bodies": [None]}
             | {"read_began": [read_began], "read_ended": [read_ended]},
         )
         connection.execute(sql("forget_absence"), key)
+        if absence.resource_type in ELEMENTS:
+            named = Named(absence.resource_type, absence.id, decision.version, gone.partition_key)
+            note_attachments(connection, key["practice"], [named], now)
+        if absence.resource_type == "Encounter":
+            connection.execute(sql("drop_visits"), key | {"ids": [absence.id]})
         if absence.resource_type == "Patient":
             connection.execute(
                 text("UPDATE poller.patient SET gone_at = :now WHERE practice = :practice AND id = :id"),
@@ -218,6 +228,7 @@ class DeleteStore:
                 "statuses": [gone.status],
                 "partition_keys": [gone.partition_key],
                 "last_modified": [None],
+                "replaced_by": [None],
             },
         )
 
@@ -240,5 +251,13 @@ def _key(lease: Lease, absence: Absence) -> dict[str, Any]:
 
 def _absence(row: Any) -> Absence:
     return Absence(
-        row.resource_type, row.id, row.state, row.reason, row.first_missing_at, row.pass_began, row.passes, row.checks
+        row.resource_type,
+        row.id,
+        row.state,
+        row.reason,
+        row.first_missing_at,
+        row.pass_began,
+        row.passes,
+        row.checks,
+        row.target,
     )

@@ -11,7 +11,6 @@ from typing import Any
 
 import psutil
 import psycopg
-from pgmq.install import install_pgmq_from_sql
 
 from poller.errors import StoreError
 
@@ -63,6 +62,8 @@ class EmbeddedPostgres:
         with psycopg.connect(self.queue_conninfo) as connection:
             connection.execute("SELECT pg_advisory_xact_lock(1)")
             if connection.execute("SELECT to_regclass('pgmq.meta')").fetchone() == (None,):
+                from pgmq.install import install_pgmq_from_sql  # noqa: PLC0415 - once in a server's life, and dear to load
+
                 install_pgmq_from_sql(conn=connection)
 
     @property

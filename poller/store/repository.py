@@ -7,21 +7,30 @@ before it begins.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import orjson
 from sqlalchemy import Connection, Engine, text
 
-from poller.core import canonical, jsontext
 from poller.core.decide import decide, is_outdated, origin_of_change
 from poller.core.envelope import event_id
 from poller.core.model import Coverage, Decision, Kind, Origin, Stored, Target, Version
+from poller.core.visits import Visit
 from poller.errors import LeaseLost
 from poller.store import columns
 from poller.store.engine import sql
+from poller.store.known import PatientSource, note_patients
+from poller.store.named import Named
+from poller.store.named import note as note_attachments
+from poller.store.rules import RuleBook, note_hidden, under_the_same
+from poller.store.visits import note_visits
 
 Key = tuple[str, str]
+
+_SOURCES = {Kind.NAMES: PatientSource.NAMES, Kind.BULK: PatientSource.BULK}
+"""Who names a patient by showing the Patient resource; any other target is a search."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +53,17 @@ class PassEnd:
     cursor_at: dt.datetime | None = None
     """Where the next window starts; windows only."""
     seen: Sequence[str] = ()
-    """Ids of all resources that the pass showed; absences are concluded from these."""
+    """Names of all resources that the pass showed, see :func:`name_in`; absences are concluded from these."""
     counts: bool = False
     """Whether it counts as the whole read that the schedule owed; see :func:`poller.core.plan.counts_as_whole`."""
     outdated: bool = False
     """Whether an earlier batch of the pass left rows for another read."""
     window_from: dt.datetime | None = None
-    """Where the first window beside this sweep starts; sweeps only."""
+    """Where the first window beside this content read starts; content reads beside windows only."""
     judged: Sequence[str] = ()
-    """Ids that sweeps had found before this window began: shown by it or not, they are settled with it; windows only."""
+    """Names that content reads had found before this window began: shown by it or not, they are settled with it; windows only."""
+    orphaned: bool = False
+    """Whether it was refused because its patient is gone: what it showed before is then asked for one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +77,18 @@ class PassContext:
     """When the last whole pass of this target began: what changed did so after that."""
     patients_live: bool = False
     """Whether patients first seen now are new in the practice, not part of its baseline."""
+    baseline: frozenset[str] = frozenset()
+    """Types whose finds are a baseline, whatever ``origin`` says of the others."""
+    references: bool = True
+    """Whether patients whom other resources name are noted."""
+    missed_by: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """By patient: keys of the targets that miss what this pass shows first and what goes before they have shown it; of passes that
+    show no absence."""
     tells_window: Target | None = None
-    """The window that must show what this pass finds changed, or windows miss changes; sweeps beside windows only."""
+    """The window that must show what this pass finds changed, or windows miss changes; content reads beside windows only."""
+    believes: frozenset[bytes] | None = None
+    """Given: a resource that is shown with elements missing that are stored is left for a read of its id, and the batch for another pass,
+    unless its digest is among these. For ways of reading that may show less than a resource's own read."""
     keep_absences: bool = False
     """For a confirming read: its caller settles the evidence itself."""
 
@@ -79,15 +100,39 @@ class Recorded:
     changes: tuple[tuple[Key, Decision], ...] = ()
     outdated: frozenset[Key] = field(default_factory=frozenset)
     """Left for another read: older, or possibly older, than what is stored."""
+    new_patients: tuple[str, ...] = ()
+    """Patients not known before."""
+    doubted: tuple[Version, ...] = ()
+    """Shown with elements missing, and so not believed; see :attr:`PassContext.believes`."""
+    visits: tuple[Visit, ...] = ()
+    """Of Encounters that are new or have changed, those still ahead or not long ago."""
+
+
+def name_in(target: Target, key: Key) -> str:
+    """How a target names a resource that it shows: by its id, with its type where it shows several."""
+    return f"{key[0]}/{key[1]}" if target.kind.is_everything else key[1]
+
+
+def key_in(target: Target, name: str) -> Key:
+    """The inverse of :func:`name_in`."""
+    if not target.kind.is_everything:
+        return target.resource_type, name
+    resource_type, _, id_ = name.partition("/")
+    return resource_type, id_
+
+
+def origin_in(context: PassContext, resource_type: str) -> Origin:
+    """The origin of what a pass finds of a type."""
+    return Origin.BASELINE if resource_type in context.baseline else context.origin
 
 
 class Repository:
     """Records what was read. Safe to use from several threads."""
 
-    def __init__(self, engine: Engine, digest_key: bytes, rules_version: int = canonical.RULES_VERSION) -> None:
+    def __init__(self, engine: Engine, digest_key: bytes) -> None:
         self._engine = engine
         self._digest_key = digest_key
-        self._rules_version = rules_version
+        self._book = RuleBook(engine)
 
     def record(
         self, context: PassContext, versions: Sequence[Version], now: dt.datetime, end: PassEnd | None = None
@@ -97,49 +142,87 @@ class Repository:
         Raises LeaseLost, in which case nothing was written.
         """
         latest = {version.key: version for version in versions}
+        self._book.numbers({version.rules for version in latest.values()})
         with self._engine.begin() as connection:
-            differing, new_members = self._compare(connection, context, latest)
+            differing, hiding, new_members = self._compare(connection, context, latest, now)
             if not differing and not new_members and end is None and not latest:
                 return Recorded()
             hold_lease(connection, context.lease)
+            if hiding:
+                note_hidden(connection, context.lease.practice, hiding, now)
             recorded, writes = self._settle(connection, context, differing, now)
-            if new_members:
-                connection.execute(sql("insert_members"), self._target(context) | columns.keys(new_members))
+            # Right after the snapshots: its lock is the practice's, and two batches must not hold members and wait for it in a ring.
+            if latest:
+                new = self._note_patients(
+                    connection, context, [latest[key] for key, _ in recorded.changes], new_members, now
+                )
+                recorded = replace(recorded, new_patients=tuple(new))
+            self._note_members(connection, context, latest, new_members)
+            if context.missed_by:
+                self._insert_missed_by(connection, context, [latest[key] for key, _ in recorded.changes])
             if latest and not context.keep_absences:
                 began = {"began": [version.began for version in latest.values()]}
                 connection.execute(
                     sql("clear_absences"), {"practice": context.lease.practice} | columns.keys(list(latest)) | began
                 )
             if context.tells_window is not None and recorded.changes:
-                found = {"target": context.tells_window.key, "found": [id_ for (_, id_), _ in recorded.changes]}
+                names = [
+                    name_in(context.tells_window, key)
+                    for key, _ in recorded.changes
+                    if key[0] in context.tells_window.reads
+                ]
+                found = {"target": context.tells_window.key, "found": names}
                 connection.execute(sql("tell_window"), {"practice": context.lease.practice} | found)
+            # Before its own end makes this target one that has read them whole.
+            news = self._news(connection, context, writes)
             if end is not None:
                 self._end(connection, context, end, now, recorded)
             if writes:
-                self._append(connection, context, writes, now)
+                self._append(connection, context, writes, news, now)
         return recorded
+
+    def _note_members(
+        self, connection: Connection, context: PassContext, latest: Mapping[Key, Version], new_members: Sequence[Key]
+    ) -> None:
+        if context.target.kind is Kind.BULK and latest and not context.keep_absences:
+            shown_at = min(version.began for version in latest.values())
+            connection.execute(
+                sql("stamp_members"), self._target(context) | columns.keys(list(latest)) | {"began": shown_at}
+            )
+        elif new_members:
+            connection.execute(sql("insert_members"), self._target(context) | columns.keys(new_members))
+
+    @staticmethod
+    def _insert_missed_by(connection: Connection, context: PassContext, changed: Sequence[Version]) -> None:
+        by_target: dict[str, list[Key]] = {}
+        for version in changed:
+            for target in context.missed_by.get(version.detail.patient or "", ()):
+                by_target.setdefault(target, []).append(version.key)
+        for target, keys in sorted(by_target.items()):
+            binds = {"practice": context.lease.practice, "target": target} | columns.keys(keys)
+            connection.execute(sql("insert_members"), binds)
 
     def _target(self, context: PassContext) -> dict[str, Any]:
         return {"practice": context.lease.practice, "target": context.target.key}
 
     def _compare(
-        self, connection: Connection, context: PassContext, latest: Mapping[Key, Version]
-    ) -> tuple[dict[Key, Version], list[Key]]:
+        self, connection: Connection, context: PassContext, latest: Mapping[Key, Version], now: dt.datetime
+    ) -> tuple[dict[Key, Version], list[Version], list[Key]]:
+        """What differs, what differs only in what noise rules hide, and what is to be noted as the target's."""
         if not latest:
-            return {}, []
-        members = context.target.kind in {Kind.PATIENT, Kind.NAMES} and not context.keep_absences
+            return {}, [], []
+        members = (
+            context.target.kind.tracks_members and context.target.kind is not Kind.BULK and not context.keep_absences
+        )
         rows = connection.execute(
             sql("compare"),
             self._target(context)
-            | columns.keys(list(latest))
-            | {
-                "digests": [version.digest for version in latest.values()],
-                "rules_version": self._rules_version,
-                "members": members,
-            },
+            | columns.compared(list(latest.values()), self._book.numbers(()))
+            | {"members": members, "now": now},
         ).all()
         differing = {(row.resource_type, row.id): latest[row.resource_type, row.id] for row in rows if row.differs}
-        return differing, list(latest) if members and rows else []
+        hiding = [latest[row.resource_type, row.id] for row in rows if row.hides and not row.differs]
+        return differing, hiding, list(latest) if members and rows else []
 
     def _settle(
         self, connection: Connection, context: PassContext, differing: Mapping[Key, Version], now: dt.datetime
@@ -151,7 +234,9 @@ class Repository:
         floor = connection.execute(
             text("SELECT version_floor FROM poller.practice_log WHERE practice = :practice"), practice
         ).scalar_one()
-        stored = self._lock(connection, context, sorted(differing))
+        stored = self._lock(connection, context, differing)
+        if doubted := _doubted(context, stored, differing):
+            return Recorded(outdated=frozenset(differing), doubted=doubted), []
         outdated: set[Key] = set()
         first: list[tuple[Version, Decision]] = []
         later: list[tuple[Version, Decision]] = []
@@ -164,23 +249,20 @@ class Repository:
                 outdated.add(key)
             else:
                 (first if known is None else later).append((version, decision))
-        common = practice | {"rules_version": self._rules_version, "now": now}
+        common, numbers = practice | {"now": now}, self._book.numbers(())
         if first:
-            binds = columns.snapshots(first) | {
-                "partition_keys": [columns.partition_key(version) for version, _ in first]
-            }
-            inserted = {tuple(row) for row in connection.execute(sql("insert_snapshots"), common | binds)}
-            outdated |= {version.key for version, _ in first if version.key not in inserted}
-            first = [change for change in first if change[0].key in inserted]
+            binds = common | columns.snapshots(first, numbers)
+            inserted = {tuple(row) for row in connection.execute(sql("insert_snapshots"), binds)}
+            if raced := {version.key for version, _ in first} - inserted:
+                outdated |= raced
+                first = [change for change in first if change[0].key in inserted]
+                binds = common | columns.snapshots(first, numbers)
+            connection.execute(sql("insert_history"), binds)
         if later:
-            connection.execute(sql("update_snapshots"), common | columns.snapshots(later))
+            binds = common | columns.snapshots(later, numbers)
+            connection.execute(sql("update_snapshots"), binds)
+            connection.execute(sql("insert_history"), binds)
         changes = first + later
-        if changes:
-            connection.execute(
-                sql("insert_history"),
-                common | columns.snapshots(changes) | {"actions": [d.action.value for _, d in changes]},
-            )
-            self._note_patients(connection, context, changes, now)
         writes = [
             (
                 version,
@@ -189,67 +271,54 @@ class Repository:
             )
             for version, decision in changes
         ]
-        return Recorded(tuple((v.key, d) for v, d in changes), frozenset(outdated)), writes
+        named = [
+            Named(*version.key, decision.version, partition_key, version.detail.attachments)
+            for version, decision, partition_key in writes
+            if version.detail.attachments is not None
+        ]
+        note_attachments(connection, context.lease.practice, named, now)
+        visits = [version.detail.visit for version, _ in changes if version.detail.visit is not None]
+        noted = note_visits(connection, context.lease.practice, visits, now)
+        return Recorded(tuple((v.key, d) for v, d in changes), frozenset(outdated), visits=noted), writes
 
-    def _lock(self, connection: Connection, context: PassContext, found: list[Key]) -> dict[Key, Stored]:
-        binds = {"practice": context.lease.practice} | columns.keys(found)
-        stored = {
-            (row.resource_type, row.id): stored_of(row) for row in connection.execute(sql("lock_snapshots"), binds)
-        }
-        if any(row.rules_version != self._rules_version for row in stored.values()):
-            stored |= self._digest_again(connection, binds, stored)
-        return stored
-
-    def _digest_again(
-        self, connection: Connection, binds: dict[str, Any], stored: Mapping[Key, Stored]
+    def _lock(
+        self, connection: Connection, context: PassContext, differing: Mapping[Key, Version]
     ) -> dict[Key, Stored]:
-        """Stored bodies under the rules of this release, so that a change of rules is not taken for a change of content."""
-        rules = {"rules_version": self._rules_version}
-        again: dict[Key, Stored] = {}
-        for row in connection.execute(sql("rules_mismatch"), binds | rules):
-            digest, elements = canonical.digests(canonical.decode_body(row.codec, bytes(row.body)), self._digest_key)
-            key = (row.resource_type, row.id)
-            again[key] = replace(stored[key], digest=digest, elements=elements, rules_version=self._rules_version)
-        if again:
-            connection.execute(
-                sql("rewrite_digests"),
-                {"practice": binds["practice"]}
-                | rules
-                | columns.keys(list(again))
-                | {
-                    "digests": [row.digest for row in again.values()],
-                    "elements": [jsontext.dumps(dict(row.elements)).decode() for row in again.values()],
-                },
-            )
-        return again
+        practice = context.lease.practice
+        rows = connection.execute(sql("lock_snapshots"), {"practice": practice} | columns.keys(sorted(differing)))
+        stored = {(row.resource_type, row.id): stored_of(row) for row in rows}
+        return under_the_same(connection, practice, self._book, self._digest_key, stored, differing)
 
     def _note_patients(
         self,
         connection: Connection,
         context: PassContext,
-        changes: Sequence[tuple[Version, Decision]],
+        changed: Sequence[Version],
+        new_members: Sequence[Key],
         now: dt.datetime,
-    ) -> None:
-        found = [version.id for version, _ in changes if version.resource_type == "Patient"]
-        if found:
-            binds = {"practice": context.lease.practice, "ids": found, "live": context.patients_live, "now": now}
-            connection.execute(sql("insert_patients"), binds)
+    ) -> list[str]:
+        """Note the patients whom a batch names for the first time; returns those who were not known at all."""
+        source = _SOURCES.get(context.target.kind, PatientSource.SEARCH)
+        shown = {id_ for resource_type, id_ in new_members if resource_type == "Patient"}
+        shown |= {version.id for version in changed if version.resource_type == "Patient"}
+        named = [(id_, source) for id_ in sorted(shown)]
+        if context.references:
+            by = PatientSource.DAYS if context.target.kind is Kind.DAYS else PatientSource.REFERENCE
+            others = {version.detail.patient for version in changed if version.resource_type != "Patient"}
+            named += [(id_, by) for id_ in sorted(id_ for id_ in others if id_ is not None)]
+        if not named:
+            return []
+        return note_patients(connection, context.lease.practice, named, live=context.patients_live, now=now)
 
     def _end(
         self, connection: Connection, context: PassContext, end: PassEnd, now: dt.datetime, recorded: Recorded
     ) -> None:
         target = context.target
-        if end.coverage is Coverage.COMPLETE and target.kind is not Kind.WINDOW:
-            connection.execute(
-                sql("note_missing" if target.kind is Kind.SWEEP else "note_missing_members"),
-                self._target(context)
-                | {
-                    "resource_type": target.resource_type,
-                    "seen": list(end.seen),
-                    "began": end.began,
-                    "now": now,
-                },
-            )
+        pass_binds = self._target(context) | {"began": end.began, "now": now}
+        if end.orphaned:
+            connection.execute(sql("note_orphans"), pass_binds | {"types": list(target.reads)})
+        elif end.coverage is Coverage.COMPLETE:
+            self._note_missing(connection, target, end, pass_binds)
         connection.execute(
             sql("end_pass"),
             self._target(context)
@@ -261,24 +330,61 @@ class Repository:
                 "counts": end.counts,
                 "cursor_at": end.cursor_at,
                 "reread": bool(recorded.outdated) or end.outdated,
-                "settled": [*end.judged, *end.seen] if target.kind is Kind.WINDOW else [],
+                "settled": [*end.judged, *end.seen] if target.kind.is_window else [],
+                "read_types": list(target.types),
+                "read_patients": len(target.patients),
             },
         )
-        if target.kind is Kind.SWEEP and end.counts and end.window_from is not None:
+        window = target.kind.window_beside
+        if window is not None and end.counts and end.window_from is not None:
             connection.execute(
                 sql("follow_sweep"),
                 {
                     "practice": context.lease.practice,
-                    "resource_type": target.resource_type,
+                    "window": replace(target, kind=window).key,
                     "window_from": end.window_from,
                 },
             )
+
+    @staticmethod
+    def _note_missing(connection: Connection, target: Target, end: PassEnd, binds: dict[str, Any]) -> None:
+        """What a complete pass did not show of what it would have to."""
+        if target.kind is Kind.SWEEP:
+            connection.execute(
+                sql("note_missing"), binds | {"resource_type": target.resource_type, "seen": list(end.seen)}
+            )
+        elif target.kind is Kind.BULK:
+            connection.execute(sql("note_missing_bulk"), binds)
+        elif target.kind.tracks_members:
+            seen = [key_in(target, name) for name in end.seen]
+            found = {"seen_types": [kind for kind, _ in seen], "seen": [id_ for _, id_ in seen]}
+            connection.execute(sql("note_missing_members"), binds | found | {"types": list(target.reads)})
+
+    @staticmethod
+    def _news(
+        connection: Connection, context: PassContext, writes: Sequence[tuple[Version, Decision, str]]
+    ) -> set[tuple[str, str | None]]:
+        """Types and patients of whom what a baseline creates is news after all: another target has read them whole before."""
+        asked = sorted(
+            {
+                (version.resource_type, version.detail.patient)
+                for version, _, _ in writes
+                if version.detail.patient is not None and origin_in(context, version.resource_type) is Origin.BASELINE
+            }
+        )
+        if not asked:
+            return set()
+        whose = {"types": [kind for kind, _ in asked], "patients": [patient for _, patient in asked]}
+        return {
+            tuple(row) for row in connection.execute(sql("read_whole"), {"practice": context.lease.practice} | whose)
+        }
 
     def _append(
         self,
         connection: Connection,
         context: PassContext,
         writes: Sequence[tuple[Version, Decision, str]],
+        news: Collection[tuple[str, str | None]],
         now: dt.datetime,
     ) -> None:
         practice = context.lease.practice
@@ -293,15 +399,37 @@ class Repository:
                 "event_ids": [event_id(practice, *v.key, d.version, d.action, v.digest) for v, d, _ in writes],
                 "versions": [decision.version for _, decision, _ in writes],
                 "actions": [decision.action.value for _, decision, _ in writes],
-                "origins": [origin_of_change(context.origin, decision.action).value for _, decision, _ in writes],
+                "origins": [
+                    Origin.LIVE.value
+                    if (version.resource_type, version.detail.patient) in news
+                    else origin_of_change(origin_in(context, version.resource_type), decision.action).value
+                    for version, decision, _ in writes
+                ],
                 "digests": [version.digest for version, _, _ in writes],
                 "changed": [columns.names(decision.changed) for _, decision, _ in writes],
-                "categories": [columns.names(version.categories) for version, _, _ in writes],
-                "statuses": [version.status for version, _, _ in writes],
+                "categories": [columns.names(version.detail.categories) for version, _, _ in writes],
+                "statuses": [version.detail.status for version, _, _ in writes],
                 "partition_keys": [partition_key for _, _, partition_key in writes],
-                "last_modified": [version.last_modified for version, _, _ in writes],
+                "last_modified": [version.detail.last_modified for version, _, _ in writes],
+                "replaced_by": [version.detail.replaced_by for version, _, _ in writes],
             },
         )
+
+
+def _doubted(
+    context: PassContext, stored: Mapping[Key, Stored], differing: Mapping[Key, Version]
+) -> tuple[Version, ...]:
+    """What lacks elements that the stored version has, where that is a reason for doubt."""
+    if context.believes is None:
+        return ()
+    return tuple(
+        version
+        for key, version in sorted(differing.items())
+        if (known := stored.get(key)) is not None
+        and not known.deleted
+        and known.elements.keys() - version.detail.elements.keys()
+        and version.digest not in context.believes
+    )
 
 
 def append_events(
@@ -334,7 +462,7 @@ def stored_of(row: Any) -> Stored:
         version=row.version,
         deleted=row.deleted,
         digest=bytes(row.digest),
-        elements=row.elements,
+        elements=orjson.loads(row.elements),
         rules_version=row.rules_version,
         read_ended=row.read_ended,
         entered_in_error=row.entered_in_error,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 import threading
 import time
@@ -13,17 +14,25 @@ import poller.demo
 import poller.logs
 from poller.cli import main
 from poller.core.model import Event
-from poller.store.log import EventLog
+from poller.core.sink import Step
+from poller.store.log import Position
 from poller.store.repository import Recorded, Repository
+from poller.store.sinks import SinkLog
 
 _GAP = 0.4
 """Seconds between two steps that should be one."""
+
+_hold = threading.Event()
+"""Set by SIGUSR1: whoever comes between two such steps from then on stays there until the process is killed."""
 
 
 def _pause() -> None:
     """Say that now would be the moment to be killed, and leave time for it."""
     sys.stderr.write('{"action": "broken.gap"}\n')
     time.sleep(_GAP)
+    while _hold.is_set():
+        sys.stderr.write('{"action": "broken.held"}\n')
+        time.sleep(3600)  # hopes for nothing: the test kills this process here, and no later
 
 
 class SplitRepository(Repository):
@@ -31,8 +40,8 @@ class SplitRepository(Repository):
 
     _written = threading.local()
 
-    def _append(self, _connection: Any, context: Any, writes: Any, now: Any) -> None:
-        self._written.later = (context, writes, now)
+    def _append(self, _connection: Any, context: Any, writes: Any, news: Any, now: Any) -> None:
+        self._written.later = (context, writes, news, now)
 
     def record(self, *arguments: Any, **more: Any) -> Recorded:
         self._written.later = None
@@ -44,13 +53,14 @@ class SplitRepository(Repository):
         return recorded
 
 
-class HastyLog(EventLog):
+class HastyLog(SinkLog):
     """Moves the cursor on when events are read, not when they are confirmed."""
 
-    def after(self, practice: str, epoch: int, sequence: int, limit: int, *, bodies: bool) -> list[Event]:
-        events = super().after(practice, epoch, sequence, limit, bodies=bodies)
+    def after(self, practice: str, epoch: int, sequence: int, limit: int, **more: bool) -> list[Event]:
+        events = super().after(practice, epoch, sequence, limit, **more)
         if events:
-            super().advance("full", practice, events[-1].epoch, events[-1].sequence, None)
+            (at,) = (position for position in self.positions("full") if position.practice == practice)
+            super().advance("full", at, Step(events[-1], None, delivered=len(events), filtered=0))
             _pause()
         return events
 
@@ -58,13 +68,13 @@ class HastyLog(EventLog):
         return
 
 
-class LateLog(EventLog):
+class LateLog(SinkLog):
     """Not broken, only slow: the cursor moves on a while after the broker has confirmed, so that a crash makes duplicates."""
 
-    def advance(self, sink: str, practice: str, epoch: int, sequence: int, routed: str | None) -> None:
-        if sink == "full" and routed is not None:
+    def advance(self, sink: str, position: Position, step: Step) -> None:
+        if sink == "full" and step.routed is not None:
             _pause()
-        super().advance(sink, practice, epoch, sequence, routed)
+        super().advance(sink, position, step)
 
 
 def chatty(_format: Any = None, _level: Any = None) -> None:
@@ -87,8 +97,8 @@ class ForgetfulConsumer(poller.demo.Consumer):
 
 VARIANTS = {
     "split-commit": (poller.app, "Repository", SplitRepository),
-    "hasty-cursor": (poller.app, "EventLog", HastyLog),
-    "late-cursor": (poller.app, "EventLog", LateLog),
+    "hasty-cursor": (poller.app, "SinkLog", HastyLog),
+    "late-cursor": (poller.app, "SinkLog", LateLog),
     "forgetful-consumer": (poller.demo, "Consumer", ForgetfulConsumer),
     "chatty": (poller.logs, "configure", chatty),
 }
@@ -96,4 +106,5 @@ VARIANTS = {
 if __name__ == "__main__":
     module, name, variant = VARIANTS[sys.argv.pop(1)]
     setattr(module, name, variant)
+    signal.signal(signal.SIGUSR1, lambda *_: _hold.set())
     main()

@@ -28,7 +28,7 @@ from poller.simulator.alignment import content_of
 from poller.simulator.judge import Received
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 ROOT = Path(__file__).parents[2]
 
@@ -82,14 +82,17 @@ def with_rabbit(store: str, url: str) -> Services:
 class Poller:
     """``poller run`` as a process of its own, or a broken variant of it."""
 
-    def __init__(self, config: Path, log: Path, variant: str | None = None) -> None:
+    def __init__(self, config: Path, log: Path, variant: str | None = None, options: Sequence[str] = ()) -> None:
         self.log = log
         self._begins = log.stat().st_size if log.exists() else 0
         self._ends: int | None = None
         program = ["-m", "poller"] if variant is None else ["-m", "tests.acceptance.broken", variant]
         with log.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, *program, "run", "--config", str(config)], cwd=ROOT, stdout=output, stderr=output
+                [sys.executable, *program, "run", "--config", str(config), *options],
+                cwd=ROOT,
+                stdout=output,
+                stderr=output,
             )
 
     def said(self) -> list[dict[str, Any]]:
@@ -105,16 +108,20 @@ class Poller:
         """The line that says that it polls."""
         return next((line for line in self.said() if line.get("action") == "engine.start"), None)
 
-    def is_between_steps(self) -> bool:
-        """Whether a broken one (:mod:`tests.acceptance.broken`) has just done the first of two steps."""
-        lines = self.log.read_bytes()[self._begins :].splitlines()
-        return bool(lines) and lines[-1] == b'{"action": "broken.gap"}'
+    def wait_between_steps(self, seconds: float = 120) -> None:
+        """Wait until a broken one (:mod:`tests.acceptance.broken`) has done the first of two steps; it does not do the second."""
+        self.process.send_signal(signal.SIGUSR1)
+        wait_until(
+            "it is between two steps that should be one",
+            lambda: b'{"action": "broken.held"}' in self.log.read_bytes()[self._begins :],
+            seconds,
+        )
 
     def gaps(self) -> int:
         """How often it has stood between two steps."""
         return self.log.read_bytes()[self._begins :].count(b'{"action": "broken.gap"}')
 
-    def wait_started(self, seconds: float = 30) -> int:
+    def wait_started(self, seconds: float = 120) -> int:
         """Wait for it; the port of its status server."""
         wait_until("the poller polls", lambda: self.started() or self.process.poll() is not None, seconds)
         line = self.started()
@@ -131,7 +138,7 @@ class Poller:
         """Ask it to end; its exit code."""
         self.process.terminate()
         try:
-            return self.process.wait(30)
+            return self.process.wait(60)
         except subprocess.TimeoutExpired:
             self.kill()
             raise
@@ -155,10 +162,10 @@ class Collector:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._stop.set()
         self._thread.join(10)
-        if self._failed is not None:
+        if self._failed is not None and kind is None:  # else what ended the test first is told
             raise AssertionError("the consumer failed") from self._failed
 
     @property

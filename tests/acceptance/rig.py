@@ -11,6 +11,7 @@ import json
 import secrets
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -32,6 +33,8 @@ from tests.acceptance.parts import Collector, Poller, Services, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from sqlalchemy import Engine as Database
 
 ECW, OPEN = "ACCEC", "ACCOP"
 TYPES = ("Encounter", "Observation", "Condition")
@@ -155,9 +158,14 @@ class Rig:
             self._installation = self._stack.enter_context(Installation(self.config()))
         return self._installation
 
-    def poller(self, variant: str | None = None, name: str = "poller") -> Poller:
+    @cached_property
+    def reader(self) -> Database:
+        """One connection for all looks at the store: each look with its own would take all that the server has."""
+        return self.installation().engine(READER, 1)
+
+    def poller(self, variant: str | None = None, name: str = "poller", options: Sequence[str] = ()) -> Poller:
         """Start one; it is killed with the rig, if it is still there."""
-        made = Poller(self.path, self.home / f"{name}.log", variant)
+        made = Poller(self.path, self.home / f"{name}.log", variant, options)
         self._pollers.append(made)
         return made
 
@@ -183,10 +191,16 @@ class Rig:
             with running(make(installation)) as engine:
                 yield engine
 
-    def come_round(self, received: Callable[[], int], seconds: float = 40) -> None:
+    def has_baselines(self) -> bool:
+        """Whether all that is read now has been read whole once: what is found from then on is a change."""
+        states = StateStore(self.reader)
+        found = [state for one in self.specs for state in states.targets(one.code, ())]
+        kinds = {state.target.resource_type for state in found}
+        return kinds >= set(FEEDS) and all(state.baseline_at or state.target.kind.is_window for state in found)
+
+    def come_round(self, received: Callable[[], int], seconds: float = 120) -> None:
         """Wait until every target has been read whole since now, absences are settled, and nothing more arrives."""
-        engine = self.installation().engine(READER, 1)
-        states, deletes = StateStore(engine), DeleteStore(engine)
+        states, deletes = StateStore(self.reader), DeleteStore(self.reader)
         codes = [one.code for one in self.specs]
         quiet_at = self.server.clock() + dt.timedelta(seconds=0.5)
         looks: list[int] = []
@@ -251,9 +265,9 @@ class Rig:
             return
         with Connection(self.services.amqp) as connection:
             channel = connection.channel()
-            for sink in self.config().sinks.values():
-                channel.exchange_delete(sink.exchange)
-                for queue in sink.queues:
+            for sink in self.settings()["sinks"].values():  # whatever a test has made of the file
+                channel.exchange_delete(sink["exchange"])
+                for queue in sink["queues"]:
                     channel.queue_delete(queue)
                     channel.queue_delete(f"{queue}.dead")
 

@@ -18,7 +18,7 @@ import httpx
 import orjson
 import pytest
 
-from poller.app import Engine, Installation, _ProbedSource
+from poller.app import Engine, Installation, _SurveyedSource
 from poller.core.model import Confirmation, Gone, Purpose
 from poller.simulator.judge import Rules, examine
 from poller.source.connection import open_source
@@ -115,7 +115,7 @@ def stamps_are_content(body: bytes) -> bytes:
     return body.replace(b'"lastUpdated":', b'"updated":')
 
 
-class Credulous(_ProbedSource):
+class Credulous(_SurveyedSource):
     """Broken on purpose: an absence is a delete, nothing is read."""
 
     async def confirm(self, _resource_type: str, _id: str, _purpose: Purpose = Purpose.CONFIRM) -> Confirmation:
@@ -147,11 +147,11 @@ class SickEngine(Engine):
         self._stores = dataclasses.replace(self._stores, deletes=Unbounded(installation.engine(ENGINE)))
 
     @contextlib.asynccontextmanager
-    async def _open_source(self, practice: PracticeConfig, clock: Clock) -> AsyncIterator[_ProbedSource]:
+    async def _open_source(self, practice: PracticeConfig, clock: Clock) -> AsyncIterator[_SurveyedSource]:
         naive = practice.code == NAIVE
         network = Network(self._sickness[practice.code], stamps_are_content if naive else bytes)
         async with open_source(practice, self._ledger, clock, transport=network) as source:
-            yield (Credulous if naive else _ProbedSource)(source.practice, source.client, clock)
+            yield (Credulous if naive else _SurveyedSource)(source.practice, source.client, clock)
 
 
 @dataclass
@@ -194,16 +194,16 @@ def touch(rig: Rig) -> None:
                 rig.world.put(code, {**dict(reversed(list(resource.items()))), "text": narrative}, rig.server.clock())
 
 
-def fall_sick(day: Day, mode: str, reads: int = 0) -> None:
+def fall_sick(day: Day, mode: str, reads: int = 0, searches: int = 12) -> None:
     """All servers behave like this until it has been met often enough, then well again for a while."""
     for sickness in day.sickness.values():
         sickness.mode = mode
 
     def met() -> bool:
-        searched = all(sickness.lies[f"{mode} search"] >= 12 for sickness in day.sickness.values())
+        searched = all(sickness.lies[f"{mode} search"] >= searches for sickness in day.sickness.values())
         return searched and all(day.sickness[code].lies[f"{mode} read"] >= reads for code in (ECW, OPEN))
 
-    wait_until(f"{mode} is met", met, 20)
+    wait_until(f"{mode} is met", met, 120)
     for sickness in day.sickness.values():
         sickness.mode = ""
 
@@ -217,7 +217,7 @@ def vanish(day: Day, code: str) -> list[str]:
 
 
 def live_through(day: Day) -> None:
-    wait_until("all are told of", lambda: all(state_of(day.consumer.of(c)) for c in CODES), 30)
+    wait_until("all are told of", lambda: all(state_of(day.consumer.of(c)) for c in CODES), 120)
     day.end("baseline")
     touch(day.rig)
     day.end("touches")
@@ -226,10 +226,10 @@ def live_through(day: Day) -> None:
     fall_sick(day, "empty/html404", reads=4)
     fall_sick(day, "empty/500then404", reads=4)
     day.rig.come_round(lambda: 0)  # an empty pass, and then a 404, is what a delete looks like
-    fall_sick(day, "404/404")
+    fall_sick(day, "404/404", searches=3)  # soon nothing is asked any more: it looks as if base_url were wrong
     day.rig.world.set_faults(error_500=0.2, error_503=0.2, html=0.2, cut_json=0.2)
     calls = len(day.rig.world.calls(OPEN))
-    wait_until("faults are met", lambda: len(day.rig.world.calls(OPEN)) > calls + 30, 20)
+    wait_until("faults are met", lambda: len(day.rig.world.calls(OPEN)) > calls + 30, 120)
     day.rig.world.clear_faults()
     day.end("sickness")
     day.state = {code: state_of(day.consumer.of(code)) for code in CODES}
@@ -275,7 +275,7 @@ def test_the_same_content_makes_no_event(day: Day, code: str) -> None:
 
 @pytest.mark.parametrize("code", [ECW, OPEN])
 def test_a_sick_server_makes_no_event_and_no_delete(day: Day, code: str) -> None:
-    assert all(count >= 12 for mode, count in day.sickness[code].lies.items() if mode.endswith("search"))
+    assert all(count >= 3 for mode, count in day.sickness[code].lies.items() if mode.endswith("search"))
     assert day.told["sickness"][code] == []
     assert day.state[code] == day.truth[code]
     assert actions(day.told["sickness"][NAIVE])["deleted"] > 0, "a delete without a read must be found out"

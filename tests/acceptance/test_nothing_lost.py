@@ -59,7 +59,7 @@ def killed_run(
     variant: str | None = None,
     faults: dict[str, Any] | None = None,
     life: tuple[float, float] = (0.5, 4.5),
-    round_seconds: float = 60,
+    round_seconds: float = 120,
 ) -> Run:
     """Run, kill, start again; then let the simulator be quiet and all come round."""
     chance = random.Random(rig.seed)  # noqa: S311 - a test
@@ -68,13 +68,15 @@ def killed_run(
     with rig, rig.collector() as consumer:
         poller = rig.poller(variant)
         poller.wait_started()
-        wait_until("a first event arrives", lambda: consumer.received, 20)
+        wait_until("a first event arrives", lambda: consumer.received, 120)
+        if variant is not None:
+            wait_until("there are baselines", rig.has_baselines, 120)  # what is lost of those is no change
         rig.world.set_faults(**(FAULTS if faults is None else faults))
         for _ in range(kills):
             if variant is None:
                 time.sleep(chance.uniform(*life))  # the moment is what chance decides
             else:
-                wait_until("it is between two steps that should be one", poller.is_between_steps, 20)
+                poller.wait_between_steps()
             poller.kill()
             gone = now()
             poller = rig.poller(variant)
@@ -107,7 +109,7 @@ def delete_one_each(rig: Rig, consumer: Collector) -> None:
             found[:] = sorted(subject for subject in known if subject.startswith("Observation/"))
             return bool(found)
 
-        wait_until("consumers know of a result", is_known, 40)
+        wait_until("consumers know of a result", is_known, 120)
         rig.world.delete(one.code, "Observation", found[0].partition("/")[2], rig.server.clock())
 
 

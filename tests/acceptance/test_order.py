@@ -76,7 +76,7 @@ class Bench:
     log: EventLog
 
     def state(self, kind: Kind) -> TargetState:
-        return next(state for state in self.cycle._states.values() if state.target.kind is kind)
+        return next(state for state in self.cycle.targets.states.values() if state.target.kind is kind)
 
     async def read(self, kind: Kind) -> None:
         await self.cycle.run_pass(self.state(kind))

@@ -24,6 +24,7 @@ from poller.replay import replay
 from poller.store.log import Selection
 from tests.acceptance.parts import ROOT, action_of, applied, version_of, wait_until
 from tests.acceptance.rig import ECW, OPEN
+from tests.acceptance.story import MARK
 from tests.acceptance.test_order import broken_chain, of, once
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ FREE = {"origin", "replayid", "previoussequence"}
 def poller(story: Story, *arguments: str) -> str:
     """What a command prints."""
     command = [sys.executable, "-m", "poller", *arguments, "--config", str(story.rig.path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -47,7 +48,7 @@ def poller(story: Story, *arguments: str) -> str:
 def arrived(story: Story, queue: str, count: int) -> list[dict[str, Any]]:
     """What a plain consumer finds in the queue."""
     with story.rig.collector(queue) as consumer:
-        wait_until("the replay arrives", lambda: len(consumer.received) >= count, 20)
+        wait_until("the replay arrives", lambda: len(consumer.received) >= count, 120)
     return consumer.events
 
 
@@ -104,7 +105,7 @@ def test_by_type_from_the_command_line(story: Story) -> None:
 
 @pytest.mark.parametrize("practice", [ECW, OPEN])
 def test_by_patient(story: Story, practice: str) -> None:
-    patient = f"p-zqx-{practice.lower()}"
+    patient = f"p-{MARK}-{practice.lower()}"
     past = live(story, practice, lambda event: event["partitionkey"] == f"Patient/{patient}")
     assert len(past) > 3
     again = played(story, practice, patient=patient)
@@ -142,7 +143,7 @@ def test_a_replay_of_other_events_is_found_out(
 
 
 def test_history_lists_the_versions_that_were_published(story: Story) -> None:
-    subject = f"Observation/o-p-zqx-{OPEN.lower()}"
+    subject = f"Observation/o-p-{MARK}-{OPEN.lower()}"
     past = live(story, OPEN, lambda event: event["subject"] == subject)
     listed = [json.loads(line) for line in poller(story, "history", OPEN, subject, "--json").splitlines()]
     assert len(listed) > 2

@@ -7,13 +7,15 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import closing
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 from kombu.entity import Queue
 from kombu.messaging import Consumer
 
-from poller.broker.port import Outcome
+from poller.broker.port import Cause, Outcome
 from poller.core.envelope import Message
 from poller.core.sink import Only, Sink
 from poller.errors import BrokerError
@@ -39,7 +41,7 @@ def a_message(resource: str, number: int = 1, action: str = "updated") -> Messag
     )
 
 
-def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+def until(condition: Callable[[], bool], seconds: float = 90) -> None:
     """Wait for what must happen; fail when it does not."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -228,6 +230,35 @@ def test_a_full_queue_refuses(rabbit: Rabbit) -> None:
             assert publisher.publish(messages[2:]) == Outcome(2)
 
 
+def test_a_message_that_the_broker_never_takes_is_told_from_the_others(bench: Bench) -> None:
+    """RabbitMQ closes the channel and does not say which it was; Postgres rolls the whole batch back."""
+    limit = 128 * 1024 * 1024 if bench.kind == "rabbit" else 1000
+    large = replace(a_message("B/1"), body=b"x" * (limit + 1))
+    messages = [a_message("A/1"), a_message("A/2"), large, a_message("C/1")]
+    with closing(bench.broker().publisher(bench.sink)) as publisher:
+        publisher.open()
+        if bench.kind == "pgmq":
+            _take_at_most(bench, limit)
+        outcome = publisher.publish(messages)
+        assert (outcome.confirmed, outcome.cause) == (2, Cause.UNACCEPTABLE)
+        alone = publisher.publish([large])
+        assert (alone.confirmed, alone.cause) == (0, Cause.UNACCEPTABLE)
+        assert publisher.publish([a_message("D/1")]) == Outcome(1)
+    arrived = bench.received(bench.depth())
+    assert list(dict.fromkeys(arrived)) == [messages[0].body, messages[1].body, a_message("D/1").body]
+
+
+def _take_at_most(bench: Bench, octets: int) -> None:
+    with psycopg.connect(bench.conninfo) as connection:  # type: ignore[union-attr]
+        connection.execute(
+            f"""CREATE FUNCTION pgmq.limit_{bench.sink.queues[0]}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                IF length(NEW.message::text) > {octets} THEN RAISE EXCEPTION 'too long' USING ERRCODE = '54000'; END IF;
+                RETURN NEW; END $$;
+            CREATE TRIGGER large BEFORE INSERT ON pgmq.q_{bench.sink.queues[0]}
+                FOR EACH ROW EXECUTE FUNCTION pgmq.limit_{bench.sink.queues[0]}()"""
+        )
+
+
 def test_a_queue_that_is_there_otherwise_is_an_error_that_says_so(rabbit: Rabbit) -> None:
     with rabbit.consumer() as connection:
         connection.channel().queue_declare(rabbit.sink.queues[0], durable=True, auto_delete=False)
@@ -246,7 +277,7 @@ def test_headers_repeat_the_attributes_where_the_broker_has_headers(rabbit: Rabb
         with Consumer(
             connection.channel(), [Queue(rabbit.sink.queues[0], no_declare=True)], on_message=got.append, no_ack=True
         ):
-            connection.drain_events(timeout=10)
+            connection.drain_events(timeout=90)
     assert got[0].headers == {"ce-id": "A/1#1", "ce-specversion": "1.0"}
     assert got[0].properties["message_id"] == "A/1#1"
     assert got[0].properties["delivery_mode"] == 2
@@ -259,7 +290,9 @@ def test_a_replay_goes_to_one_queue_of_its_own(bench: Bench) -> None:
     messages = [a_message(f"A/{n % 7}", n) for n in range(40)]
     with closing(bench.broker().publisher(bench.sink)) as publisher:
         publisher.open()  # a running relay is in nobody's way
-        assert bench.broker().publish_to_queue(queue, iter(messages)) == 40
+        with closing(bench.broker().queue_publisher(queue)) as direct:
+            direct.open()
+            assert direct.publish(messages).confirmed == 40
     assert bench.received(40, queue) == [message.body for message in messages]
     assert bench.depth() == 0
 

@@ -18,8 +18,11 @@ import structlog
 
 from poller import keys
 from poller.clock import SystemClock
-from poller.config.model import FeedConfig, PracticeConfig
+from poller.config.feed import FeedConfig
+from poller.config.model import PracticeConfig
 from poller.config.secret import Secret
+from poller.core import faults
+from poller.core.faults import Consequence
 from poller.core.model import Failure, FailureKind, Purpose
 from poller.source import auth
 from poller.source.auth import Authorization, Token
@@ -46,12 +49,13 @@ class Ehr:
     life: object = 300
     settings: Any = field(default_factory=lambda: {"token_endpoint": TOKEN_URL})
     refuse_all: bool = False
+    discovery: httpx.Response | None = None
 
     async def __call__(self, request: httpx.Request) -> httpx.Response:
         await asyncio.sleep(0.005)
         self.paths.append(request.url.path)
         if request.url.path.endswith("smart-configuration"):
-            return httpx.Response(200, json=self.settings)
+            return self.discovery or httpx.Response(200, json=self.settings)
         if request.method == "POST":
             return self.token(request)
         token = request.headers["Authorization"].removeprefix("Bearer ")
@@ -361,6 +365,26 @@ def test_an_assertion_is_only_sent_over_tls(open_scene: Callable[..., Scene], en
     scene.ehr.settings = {"token_endpoint": endpoint}
     assert asyncio.run(scene.refusal()).kind is FailureKind.UNAUTHORIZED
     assert scene.ehr.token_calls == 0
+
+
+@pytest.mark.parametrize("status", [302, 400, 401, 403, 404])
+def test_a_base_url_without_a_smart_configuration_is_told_as_that(
+    open_scene: Callable[..., Scene], status: int
+) -> None:
+    scene = open_scene(token_url=None)
+    scene.ehr.discovery = httpx.Response(status)
+    refusal = asyncio.run(scene.refusal())
+    assert (refusal.kind, refusal.status) == (FailureKind.UNAUTHORIZED, status)
+    assert "is base_url right" in refusal.detail
+    assert faults.consequence(refusal) is Consequence.PAUSE_PRACTICE
+
+
+@pytest.mark.parametrize("status", [400, 403, 500])
+def test_words_of_a_refused_token_call_are_understood(open_scene: Callable[..., Scene], status: int) -> None:
+    scene = open_scene()
+    scene.ehr.answers = [httpx.Response(status, json={"message": "FHIR app authentication is not enabled"})]
+    refusal = asyncio.run(scene.refusal())
+    assert refusal == Failure(FailureKind.UNAUTHORIZED, status, faults.Hint.NOT_ENABLED.value)
 
 
 def test_a_key_that_is_gone_is_a_refusal_and_not_the_end(open_scene: Callable[..., Scene], tmp_path: Path) -> None:

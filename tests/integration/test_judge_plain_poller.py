@@ -17,7 +17,7 @@ from poller.simulator.spec import PracticeSpec
 from poller.simulator.world import World
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from contextlib import AbstractAsyncContextManager
 
     import httpx
@@ -79,9 +79,9 @@ class PlainPoller:
             )
         )
 
-    async def read(self, search: str, *, whole: bool = True, origin: str = "live") -> None:
-        """One pass, and where it proves an absence, the question whether it is a delete."""
-        kind, seen, totals, path = search.partition("?")[0], [], set(), search
+    async def read(self, search: str, *, whole: bool = True, origin: str = "live", target: str = "") -> None:
+        """One pass, and where it proves an absence, the question whether it is a delete. ``target``: its name, if not the search."""
+        seen, totals, path, name = [], set(), search, target or search
         while path:
             answer = await self.call(path)
             try:
@@ -92,21 +92,21 @@ class PlainPoller:
                 return
             totals.add(bundle["total"])
             for entry in bundle.get("entry", []):
-                key = (kind, entry["resource"]["id"])
+                key = (entry["resource"]["resourceType"], entry["resource"]["id"])
                 seen.append(key)
-                self.searched.setdefault(search, set()).add(key)
-                self.tell(key, entry["resource"], "baseline" if search not in self.primed and whole else origin)
+                self.searched.setdefault(name, set()).add(key)
+                self.tell(key, entry["resource"], "baseline" if name not in self.primed and whole else origin)
             following = self.reader.link(bundle, "next")
-            path = following.rpartition("/")[2] if following else ""
+            path = following.partition(f"/{self.code}/")[2] if following else ""
         if whole and totals == {len(seen)} and len(set(seen)) == len(seen):
-            self.primed.add(search)
-            absent = self.searched.get(search, set()) - set(seen)
-            self.searched[search] = set(seen)
+            self.primed.add(name)
+            absent = self.searched.get(name, set()) - set(seen)
+            self.searched[name] = set(seen)
             for key in sorted(absent):
                 if (await self.call("/".join(key))).status_code in {404, 410}:
                     self.tell(key, None, origin)
                 else:
-                    self.searched[search].add(key)
+                    self.searched[name].add(key)
 
     async def poll_ecw(self) -> None:
         for letter in "ABCD":
@@ -117,6 +117,21 @@ class PlainPoller:
                     suffix = f"&category={category}" if category else ""
                     await self.read(f"{kind}?patient={patient}{suffix}")
 
+    async def poll_everything(self) -> None:
+        for letter in "ABCD":
+            await self.read(f"Patient?name={letter}")
+        for _, patient in [key for key, content in self.known.items() if key[0] == "Patient" and content]:
+            await self.read(f"Patient/{patient}/$everything")
+
+    async def poll_several(self) -> None:
+        for letter in "ABCD":
+            await self.read(f"Patient?name={letter}")
+        patients = ",".join(sorted(key[1] for key, content in self.known.items() if key[0] == "Patient" and content))
+        for kind in TYPES:
+            for category in CATEGORIES if kind == "Observation" else ("",):
+                suffix = f"&category={category}" if category else ""
+                await self.read(f"{kind}?patient={patients}{suffix}", target=f"{kind}{suffix}")
+
     async def poll_open(self, since: dt.datetime, *, sweep: bool) -> None:
         for kind in ("Patient", *TYPES):
             if sweep:
@@ -125,11 +140,16 @@ class PlainPoller:
             await self.read(f"{kind}?_lastUpdated=ge{bound}&_count=50", whole=False)
 
 
-async def poll_through(poller: PlainPoller, clock: Clock, until: dt.datetime) -> None:
+async def poll_through(
+    poller: PlainPoller, clock: Clock, until: dt.datetime, poll: Callable[[], Awaitable[None]] | None = None
+) -> None:
+    """Round after round; ``poll`` makes one, if it is not what the practice's mode wants."""
     since, rounds = clock(), 0
     while clock() < until:
         began = clock()
-        if poller.code == ECW:
+        if poll is not None:
+            await poll()
+        elif poller.code == ECW:
             await poller.poll_ecw()
         else:
             await poller.poll_open(since, sweep=rounds % 3 == 0)
@@ -181,3 +201,44 @@ async def test_a_plain_poller_is_acquitted(
     verdict = judge(world.evidence(), poller.received, {code: feeds}, Rules(by_schedule=not faults))
     assert verdict["ok"], verdict
     assert verdict["practices"][code]["changes"] >= 40
+
+
+FAULTS = {
+    "error_503": 0.1,
+    "cut_json": 0.1,
+    "html_404": 0.1,
+    "repeat": 0.2,
+    "end_early": 0.1,
+    "total_low": 0.1,
+}
+
+
+@pytest.mark.parametrize("faults", [{}, FAULTS], ids=["well", "faults"])
+@pytest.mark.parametrize("way", ["everything", "several"])
+async def test_a_plain_poller_by_other_ways_is_acquitted(
+    clock: Clock, reading: Reading, way: str, faults: dict[str, float]
+) -> None:
+    spec = PracticeSpec(
+        ECW, "ecw", patients=2, max_patients=3, name_initials="ABCD", tempo=2e-5, page_size=12, limit=3000,
+        everything="on", several_patients="honoured",
+    )  # fmt: skip
+    world = World([spec], now=clock())
+    async with reading(world, clock) as reader:
+        poller = PlainPoller(reader, ECW)
+        poll = poller.poll_everything if way == "everything" else poller.poll_several
+        await poller.call("Patient?name=a")
+        world.set_faults(ECW, kinds=["search", "read"], **faults)
+        world.begin(clock(), 2)
+        await poll_through(poller, clock, clock() + dt.timedelta(seconds=90), poll)
+        world.quiet()
+        world.clear_faults()
+        await poll_through(poller, clock, clock() + dt.timedelta(seconds=SWEEP), poll)
+    names = {"Patient": tuple("ABCD")}
+    categories = {"Observation": CATEGORIES} if way == "several" else {}
+    feeds = [
+        FeedSchedule(kind, every=2 * EVERY, names=names.get(kind, ()), categories=categories.get(kind, ()))
+        for kind in ("Patient", *TYPES)
+    ]
+    verdict = judge(world.evidence(), poller.received, {ECW: feeds}, Rules(by_schedule=not faults))
+    assert verdict["ok"], verdict
+    assert verdict["practices"][ECW]["changes"] >= 40

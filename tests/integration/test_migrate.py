@@ -7,10 +7,21 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
+from alembic.config import Config
+from alembic.script import ScriptDirectory
 from psycopg.conninfo import make_conninfo
 
 from poller.errors import StoreError
-from poller.store.engine import ENGINE, READER, RELAY, migrate, open_engine, prove_digest_key, require_current
+from poller.store.engine import (
+    ENGINE,
+    READER,
+    RELAY,
+    migrate,
+    newest_revision,
+    open_engine,
+    prove_digest_key,
+    require_current,
+)
 
 
 @pytest.fixture
@@ -65,3 +76,9 @@ def test_the_schema_of_a_newer_release_is_left_alone(database_url: str) -> None:
         connection.execute("UPDATE poller_revision SET version_num = '9999'")
     with pytest.raises(StoreError, match="newer release"):
         migrate(database_url)
+
+
+def test_the_newest_revision_is_where_the_chain_ends() -> None:
+    config = Config()
+    config.set_main_option("script_location", "poller.store:migrations")
+    assert ScriptDirectory.from_config(config).get_heads() == [newest_revision()]

@@ -2,100 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
-import datetime as dt
 import time
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import psycopg
-import pytest
 import structlog
-from sqlalchemy import Engine
 
-from poller.core import jsontext
-from poller.core.canonical import reduce
-from poller.core.model import Kind, Origin, Sighting, Target
-from poller.core.sink import Only, Sink
+from poller.core.model import Origin
+from poller.core.sink import Only, Step
 from poller.errors import StoreError
-from poller.relay import Outlet, Relay
-from poller.store.engine import ENGINE, RELAY, open_engine
-from poller.store.log import EventLog
-from poller.store.repository import PassContext, Repository
-from poller.store.state import LeaseKeeper, StateStore
+from poller.store.sinks import SinkLog
+from tests.relaying import actions, ids, parsed, passed, running, until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, MutableMapping
-
-    from poller.broker.port import Broker
+    from poller.store.log import Position
     from tests.broker_bench import Bench, Rabbit
+    from tests.relaying import History
 
-pytest_plugins = ["tests.broker_bench"]
-
-SOURCES = {"A": "https://ehr.example/A", "B": "https://ehr.example/B"}
-
-
-@dataclass
-class History:
-    """A database in which practices A and B have a life."""
-
-    engine: Engine
-    log: EventLog
-    leases: LeaseKeeper
-
-    def change(self, practice: str, id_: str, value: str, origin: Origin = Origin.LIVE) -> None:
-        """One change of one observation of a patient, committed."""
-        now = dt.datetime.now(dt.UTC)
-        resource = jsontext.loads(
-            f'{{"resourceType":"Observation","id":"{id_}","subject":{{"reference":"Patient/p1"}},"value":{value}}}'
-        )
-        version = reduce(Sighting("Observation", id_, resource, now, now), b"k" * 32)
-        target = Target(practice, "Observation", Kind.SWEEP)
-        lease = self.leases.take(practice)
-        StateStore(self.engine).register_practice(lease)
-        Repository(self.engine, b"k" * 32).record(PassContext(lease, target, origin), [version], now)
-
-
-@pytest.fixture
-def history(database_url: str) -> Iterator[History]:
-    engine, relay = open_engine(database_url, ENGINE), open_engine(database_url, RELAY)
-    leases = LeaseKeeper(engine)
-    yield History(engine, EventLog(relay), leases)
-    leases.close()
-    engine.dispose()
-    relay.dispose()
-
-
-@contextlib.contextmanager
-def running(log: Any, broker: Broker, *sinks: Sink) -> Iterator[Relay]:
-    relay = Relay(log, [Outlet(sink, broker.publisher(sink)) for sink in sinks], SOURCES, poll=0.05)
-    relay.start()
-    try:
-        yield relay
-    finally:
-        began = time.monotonic()
-        relay.stop()
-    assert time.monotonic() - began < 3
-
-
-def until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen"
-        time.sleep(0.02)
-
-
-def passed(log: EventLog, sink: Sink, practice: str) -> bool:
-    """Whether the cursor stands at the head."""
-    return any(p.practice == practice and p.sequence == p.head for p in log.positions(sink.name))
-
-
-def parsed(bodies: list[bytes]) -> list[Any]:
-    return [jsontext.loads(body) for body in bodies]
-
-
-def ids(bodies: list[bytes]) -> list[str]:
-    return [f"{event['subject']}={event['data']['response']['etag']}" for event in parsed(bodies)]
+pytest_plugins = ["tests.relay_bench"]
 
 
 def test_the_log_arrives_in_order_and_as_a_chain(bench: Bench, history: History) -> None:
@@ -165,10 +90,6 @@ def test_a_refused_event_stops_its_practice_and_no_other(rabbit: Rabbit, history
     assert [e["source"][-1] for e in events] == list("BBBAAA")
 
 
-def actions(lines: list[MutableMapping[str, Any]]) -> list[str]:
-    return [line["action"] for line in lines]
-
-
 def test_a_queue_that_someone_deletes_is_made_again(bench: Bench, history: History) -> None:
     history.change("A", "o1", "1")
     with running(history.log, bench.broker(), bench.sink):
@@ -199,26 +120,22 @@ def test_events_wait_while_the_broker_is_down_and_drain_in_order(bench: Bench, h
     assert len(unique) == 30
 
 
-class Dying:
+class Dying(SinkLog):
     """The log of a relay that dies between a confirm and its cursor."""
 
-    def __init__(self, log: EventLog, deaths: int) -> None:
-        self._log = log
-        self._deaths = deaths
-        self.positions = log.positions
-        self.after = log.after
+    deaths = 1
 
-    def advance(self, sink: str, practice: str, epoch: int, sequence: int, routed: str | None) -> None:
-        if self._deaths:
-            self._deaths -= 1
+    def advance(self, sink: str, position: Position, step: Step) -> None:
+        if self.deaths:
+            self.deaths -= 1
             raise StoreError("died")
-        self._log.advance(sink, practice, epoch, sequence, routed)
+        super().advance(sink, position, step)
 
 
 def test_what_was_sent_before_a_crash_is_sent_again_the_same(bench: Bench, history: History) -> None:
     for n in range(3):
         history.change("A", "o1", str(n))
-    with running(Dying(history.log, 1), bench.broker(), bench.sink):
+    with running(Dying(history.log._engine), bench.broker(), bench.sink):
         until(lambda: passed(history.log, bench.sink, "A"))
     bodies = bench.received(6)
     assert bodies[:3] == bodies[3:]
@@ -230,7 +147,10 @@ def test_a_log_behind_its_sink_sends_nothing_until_a_new_epoch(
     """As after a restore from a backup: numbers would be given out twice."""
     history.change("A", "o1", "1")
     history.change("B", "o1", "1")
-    history.log.advance("changes", "A", 1, 7, "0000000001-00000000000000000007")
+    (first,) = history.log.after("A", 1, 0, 1, bodies=False)
+    seventh = replace(first, sequence=7)
+    (at,) = (position for position in history.log.positions("changes") if position.practice == "A")
+    history.log.advance("changes", at, Step(seventh, seventh, delivered=7, filtered=0))
     with structlog.testing.capture_logs() as lines, running(history.log, bench.broker(), bench.sink):
         until(lambda: passed(history.log, bench.sink, "B"))
         until(lambda: bool(lines))
@@ -245,6 +165,45 @@ def test_a_log_behind_its_sink_sends_nothing_until_a_new_epoch(
     (event,) = parsed(bench.received(1))
     assert event["sequence"] == "0000000002-00000000000000000001"
     assert event["previoussequence"] == "0000000001-00000000000000000007"
+
+
+def test_a_restore_under_a_relay_that_runs_on_is_noticed(bench: Bench, history: History, database_url: str) -> None:
+    """The cursor comes back with the log, so that the two agree; but the relay remembers where they stood."""
+    for n in range(3):
+        history.change("A", "o1", str(n))
+    with structlog.testing.capture_logs() as lines, running(history.log, bench.broker(), bench.sink) as relay:
+        until(lambda: passed(history.log, bench.sink, "A"))
+        with psycopg.connect(database_url) as operator:
+            operator.execute("UPDATE poller.cursor SET sequence = 1, delivered = 1 WHERE practice = 'A'")
+            operator.execute("UPDATE poller.practice_log SET head = 2 WHERE practice = 'A'")
+            operator.execute("DELETE FROM poller.event WHERE sequence = 3")
+        until(lambda: "restored from a backup" in str(relay.troubles()))
+        assert actions(lines) == ["relay.halted"]
+        history.log_of_engine().start_epoch("A")
+        until(lambda: not relay.troubles())
+    assert len(bench.received(4)) == 4, "and what waited goes out in the new epoch, the second one again"
+
+
+def test_a_sink_that_has_missed_what_retention_dropped_says_so_and_sends_nothing(
+    bench: Bench, history: History, database_url: str
+) -> None:
+    """Put back after months: were it to go on with what is kept, its consumers would take the gap for all there was."""
+    history.change("A", "o1", "1")
+    with running(history.log, bench.broker(), bench.sink):
+        until(lambda: passed(history.log, bench.sink, "A"))
+    for n in range(2, 5):
+        history.change("A", "o1", str(n))
+    with psycopg.connect(database_url) as operator:
+        operator.execute("DELETE FROM poller.event WHERE practice = 'A' AND sequence <= 2")
+        operator.execute("INSERT INTO poller.expired VALUES ('A', 1, 2, now(), now())")
+    history.change("B", "o1", "1")
+    with structlog.testing.capture_logs() as lines, running(history.log, bench.broker(), bench.sink) as relay:
+        until(lambda: "past retention" in str(relay.troubles()))
+        until(lambda: passed(history.log, bench.sink, "B"))
+        assert "start: snapshot" in str(relay.troubles()), "the way out"
+        assert actions(lines) == ["relay.halted"]
+    assert [event["source"][-1] for event in parsed(bench.received(2))] == ["A", "B"]
+    assert bench.depth() == 0
 
 
 def test_a_second_relay_waits_and_takes_over(bench: Bench, history: History) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,9 +13,12 @@ from typing import Any
 import pytest
 
 from poller.config import PracticeConfig
-from poller.config.model import BudgetConfig, FeedConfig
+from poller.config.feed import FeedConfig
+from poller.config.model import BudgetConfig
 from poller.config.secret import Secret
 from poller.core.model import Batch, Coverage, Failure, Kind, Purpose, Sighting, Strategy, Target
+from poller.core.pages import Problem
+from poller.core.plan import PatientState
 from poller.cycle import Cycle, PassReport
 from poller.store.state import StateStore
 from tests.integration.conftest import KEY, T0, Practice
@@ -45,6 +49,8 @@ class Reading:
     began: dt.datetime = field(init=False)
     ended: dt.datetime = field(init=False)
     server_date: dt.datetime | None = field(init=False)
+    flaws: Counter[Problem] = field(default_factory=Counter)
+    calls: int = 1
 
     def __post_init__(self) -> None:
         self.began = self.ended = self.server_date = self.clock.now()
@@ -113,7 +119,7 @@ class SlowToCount(StateStore):
         self.looked, self.go_on = threading.Event(), threading.Event()
         self.slow = False
 
-    def patients(self, practice: str) -> list[str]:
+    def patients(self, practice: str) -> list[PatientState]:
         found = super().patients(practice)
         if self.slow:
             self.slow = False
@@ -166,7 +172,7 @@ def test_what_a_long_sweep_sees_before_the_windows_do_was_not_missed_by_them(pra
         await cycle.adopt("Observation", Strategy.WINDOW)
 
         async def one(target: Target) -> None:
-            await cycle.run_pass(cycle._states[target.key])
+            await cycle.run_pass(cycle.targets.states[target.key])
 
         async def a_window(*resources: Content) -> None:
             clock.at += dt.timedelta(seconds=90)
@@ -205,14 +211,14 @@ def test_what_no_window_shows_after_a_sweep_has_found_it_was_missed(practice: Pr
         for value, shown_by_window in (("1", False), ("2", True), ("3", False)):
             resource = practice.observation("o1", value=value)
             server.shows(SWEEP, resource)
-            await cycle.run_pass(cycle._states[SWEEP.key])
+            await cycle.run_pass(cycle.targets.states[SWEEP.key])
             server.shows(WINDOW, *([resource] if shown_by_window else []))
             for _ in range(2):
-                await cycle.run_pass(cycle._states[WINDOW.key])
+                await cycle.run_pass(cycle.targets.states[WINDOW.key])
                 server.shows(WINDOW)
 
     asyncio.run(scenario())
-    assert [report.missed for report in reports if report.missed] == [("o1",)]
+    assert [report.missed for report in reports if report.missed] == [(("Observation", "o1"),)]
 
 
 def test_windows_are_read_while_every_feed_sweeps(practice: Practice) -> None:
@@ -226,10 +232,10 @@ def test_windows_are_read_while_every_feed_sweeps(practice: Practice) -> None:
         for feed in types:
             practice.state.register_feed(practice.lease, feed, T0)
             await cycle.adopt(feed, Strategy.WINDOW)
-            await cycle.run_pass(cycle._states[Target("p1", feed, Kind.SWEEP).key])
+            await cycle.run_pass(cycle.targets.states[Target("p1", feed, Kind.SWEEP).key])
         server.clock.at += dt.timedelta(hours=2)
         for feed in types:
-            await cycle.run_pass(cycle._states[Target("p1", feed, Kind.WINDOW).key])
+            await cycle.run_pass(cycle.targets.states[Target("p1", feed, Kind.WINDOW).key])
         endless = asyncio.Event()
 
         async def on_and_on() -> list[Content]:
@@ -263,7 +269,8 @@ def test_nothing_begins_once_a_cycle_is_told_to_stop(practice: Practice) -> None
         [task] = cycle._running.values()
         server.clock.at += dt.timedelta(hours=1)
         await asyncio.wait([task])  # over, but the cycle has not been told yet
-        cycle._states[SWEEP.key] = replace(cycle._states[SWEEP.key], last_began=None)
+        owed = replace(cycle.targets.states[SWEEP.key], last_began=None)
+        cycle.targets.states[SWEEP.key] = cycle.targets.watched[SWEEP.key] = owed
         before = len(server.asked)
         await cycle.stop()
         await asyncio.sleep(0)
@@ -288,12 +295,12 @@ def test_what_changes_while_a_feed_changes_its_strategy_is_no_baseline(
         practice.state.register_feed(practice.lease, "Patient", T0)
         await cycle.adopt("Patient", Strategy.PATIENT)
         server.shows(NAMES, practice.patient("a"))
-        await cycle.run_pass(cycle._states[NAMES.key])
+        await cycle.run_pass(cycle.targets.states[NAMES.key])
         for strategy, value in ((first, "before"), (then, "after")):
             await cycle.adopt("Observation", strategy)
             target = of_a if strategy is Strategy.PATIENT else SWEEP
             server.shows(target, practice.observation("o1", value=value))
-            await cycle.run_pass(cycle._states[target.key])
+            await cycle.run_pass(cycle.targets.states[target.key])
 
     asyncio.run(scenario())
     events = [e for e in practice.log.after("p1", 0, 0, 100, bodies=False) if e.id == "o1"]

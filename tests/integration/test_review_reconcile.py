@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from poller.config import PracticeConfig
-from poller.config.model import FeedConfig
+from poller.config.feed import FeedConfig
 from poller.config.secret import Secret
 from poller.core.model import Confirmation, Failure, FailureKind, Gone, Kind, Present, Sighting, Target, Unclear
 from poller.reconcile import Reconciler

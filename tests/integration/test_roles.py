@@ -8,37 +8,84 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
-from poller.store.engine import ENGINE, OWNER, READER, RELAY, STATUS
+from poller.store.engine import API, ENGINE, OWNER, READER, RELAY, STATUS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-CONTENT = ("snapshot", "history", "event", "member", "patient")
-TABLES = (*CONTENT, "target", "absence", "feed", "cursor", "lease", "budget", "practice_log", "installation")
+CONTENT = ("snapshot", "history", "hidden", "event", "member", "patient", "patient_source", "visit", "planning")
+EVIDENCE = ("probe", "pause", "enumeration")
+JOBS = ("export", "attachment")
+STEERING = ("configuration", "control", "control_answer", "engine", "operator_pause")
+READING = ("token", "read_audit", "replay", "hold")
+TABLES = (
+    *CONTENT, *EVIDENCE, *JOBS, *READING, *STEERING,
+    *("target", "absence", "feed", "sink", "cursor", "parked", "lease", "budget", "practice_log", "installation", "rules"),
+    "expired",
+)  # fmt: skip
 COUNTING = {
     "target": "practice, resource_type, kind, category, live, registered_at, retired_at, cursor_at, baseline_at, last_began,"
     " complete_began, complete_ended, coverage, failure, failures, unproven_streak, reread",
     "absence": "practice, resource_type, state, reason, first_missing_at, passes, checks",
+    "export": "practice, job, types, since, purpose, state, started_at, polled_at, next_poll_at, polls, transaction_time, rows, failure,"
+    " ended_at",
+    "cursor": "sink, practice, epoch, sequence, routed, moved_at, skipped, delivered, filtered, discarded, snapshot_type, ordinal, held",
+    "parked": "practice, sink, epoch, sequence, ordinal, resource_type, reason, released, parked_at",
+    "attachment": "practice, owner_type, state, bytes, tries, next_try_at",
+    "configuration": "revision, accepted_at, actor, reason",
+    "control": "practice, control, action, resource_type, actor, reason, asked_at, until_at",
+    "control_answer": "practice, control, engine, state, answered_at",
 }
 WRITES: dict[str, dict[str, set[str]]] = {
     ENGINE: {
-        "INSERT": set(TABLES) - {"cursor"},
-        "UPDATE": set(TABLES) - {"cursor", "event", "history", "installation"},
-        "DELETE": {"member", "absence"},
+        "INSERT": set(TABLES) - {"expired", "sink", "cursor", "parked", "read_audit", "replay", "hold"},
+        "UPDATE": set(TABLES)
+        - {
+            "expired",
+            "sink",
+            "cursor",
+            "parked",
+            "event",
+            "history",
+            "installation",
+            "rules",
+            "read_audit",
+            "replay",
+            "hold",
+        }
+        - {"configuration", "control"},
+        "DELETE": {"member", "absence", "probe", "pause", "attachment", "visit", "engine", "operator_pause"},
     },
-    RELAY: {"INSERT": {"cursor"}, "UPDATE": {"cursor"}, "DELETE": set()},
+    RELAY: {
+        "INSERT": {"sink", "cursor", "parked", "replay", "hold"},
+        "UPDATE": {"cursor", "parked", "replay", "hold"},
+        "DELETE": {"parked", "hold"},
+    },
+    API: {"INSERT": {"read_audit"}, "UPDATE": set(), "DELETE": set()},
     READER: {"INSERT": set(), "UPDATE": set(), "DELETE": set()},
     STATUS: {"INSERT": set(), "UPDATE": set(), "DELETE": set()},
 }
 READS = {
-    ENGINE: set(TABLES),
-    RELAY: {"practice_log", "history", "event", "cursor"},
-    READER: set(TABLES),
-    STATUS: {"practice_log", "lease", "budget", "feed", "cursor"},
+    ENGINE: set(TABLES) - {"read_audit", "replay", "hold"},
+    RELAY: {"practice_log", "history", "expired", "event", "snapshot", "sink", "cursor", "parked", "replay", "hold"},
+    READER: set(TABLES) - {"token"},
+    STATUS: {
+        "practice_log",
+        "expired",
+        "lease",
+        "budget",
+        "feed",
+        "sink",
+        "hold",
+        "engine",
+        "operator_pause",
+        *EVIDENCE,
+    },
+    API: {"practice_log", "snapshot", "history", "token"},
 }
 
 
-@pytest.fixture(params=[ENGINE, RELAY, READER, STATUS])
+@pytest.fixture(params=[ENGINE, RELAY, READER, STATUS, API])
 def role(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -115,13 +162,18 @@ def test_status_counts_without_seeing_ids_or_content(database_url: str) -> None:
             ("target", "sweep_found"),
             ("absence", "id"),
             ("absence", "target"),
+            ("cursor", "snapshot_id"),
+            ("parked", "id"),
+            ("control", "patient"),
+            ("control_answer", "said"),
+            ("configuration", "written"),
         ):
             assert not allowed(acting, f"SELECT {hidden} FROM poller.{table}")  # noqa: S608
 
 
 def test_no_role_may_act_as_another_or_log_in(database_url: str) -> None:
     with closing(psycopg.connect(database_url)) as connection:
-        roles = [OWNER, ENGINE, RELAY, READER, STATUS]
+        roles = [OWNER, ENGINE, RELAY, READER, STATUS, API]
         rows = connection.execute(
             "SELECT rolname, rolcanlogin, rolsuper, rolcreaterole, rolcreatedb, rolbypassrls,"
             " EXISTS (SELECT FROM pg_auth_members WHERE member = pg_roles.oid) FROM pg_roles WHERE rolname = ANY (%s)",

@@ -13,7 +13,7 @@ import pytest
 
 from poller import keys
 from poller.errors import ConfigError
-from poller.simulator.command import DEMO_PRACTICES, demo_server, public_keys
+from poller.simulator.command import DEMO_PRACTICES, demo_practices, demo_server, public_keys
 from poller.simulator.truth import load_truth
 
 SCRIPT = """
@@ -50,6 +50,15 @@ def test_a_missing_key_is_made_and_a_taken_port_is_told(tmp_path: Path) -> None:
             assert httpx.get(server.base_url(spec.code) + "/metadata").status_code == 200
         with pytest.raises(ConfigError, match="--port"):
             demo_server(path, port=port)
+
+
+def test_a_named_mode_changes_the_demos_practice_of_its_kind() -> None:
+    assert demo_practices() == DEMO_PRACTICES
+    ecw, opened = demo_practices("everything")
+    assert (ecw.everything, opened) == ("on", DEMO_PRACTICES[1])
+    assert demo_practices("unmoved")[0] == DEMO_PRACTICES[0]
+    with pytest.raises(ConfigError, match="no such mode: every; there are ecw, open, patient-only"):
+        demo_practices("every")
 
 
 def test_it_serves_until_it_is_told_to_stop_and_leaves_the_truth(tmp_path: Path) -> None:

@@ -63,18 +63,6 @@ def test_a_slow_answer_is_as_old_as_its_question(server: SimulatorServer, real: 
     assert time.monotonic() - began >= 0.3
 
 
-def test_a_search_is_answered_within_three_milliseconds(server: SimulatorServer, real: httpx.Client) -> None:
-    server.quiet()
-    real.get("/Observation?_count=25")
-    times = []
-    for _ in range(100):
-        began = time.perf_counter()
-        real.get("/Observation?_count=25")
-        times.append(time.perf_counter() - began)
-    times.sort()
-    assert times[10] < 0.003, "client and server together, on a machine that does other things as well"
-
-
 def test_a_practice_lives_in_real_time_until_it_is_quiet(server: SimulatorServer, real: httpx.Client) -> None:
     def versions() -> int:
         return sum(len(found) for found in server.world.truth(OPEN).values())

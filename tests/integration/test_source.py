@@ -277,6 +277,51 @@ def test_a_429_locks_out_till_the_servers_minute_has_turned() -> None:
     assert len(server.asked) == 1
 
 
+def test_calls_that_ran_out_by_the_servers_own_count_wait_till_there_are_more() -> None:
+    counts = iter(["2", "0", "0"])
+
+    def script(_where: str, _request: httpx.Request) -> httpx.Response:
+        return httpx.Response(
+            200, json=bundle("a"), headers={"RateLimit-Remaining": next(counts), "RateLimit-Reset": "9"}
+        )
+
+    server = Server(script)
+
+    async def main() -> None:
+        async with server.source() as source:
+            for expected in ([], [9.0]):
+                await source.client.get("Observation", Purpose.DETECT)
+                assert server.ledger.blocks == expected
+            source.client._gate._blocked_until = 0.0  # the nine seconds are over
+            await source.client.get("Observation", Purpose.DETECT)
+            assert server.ledger.blocks == [9.0], "nought all the time does not count"
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [({"Retry-After": "90"}, 92.0), ({"RateLimit-Reset": "60"}, 62.0), ({"Retry-After": "1" + "0" * 12}, 902.0)],
+)
+def test_a_429_that_asks_for_longer_gets_it_within_bounds(headers: dict[str, str], seconds: float) -> None:
+    server = always(lambda: httpx.Response(429, headers={"Date": DATE} | headers))
+
+    async def main() -> None:
+        async with server.source() as source:
+            await source.client.get("Observation", Purpose.DETECT, retries=0)
+
+    asyncio.run(main())
+    assert server.ledger.blocks == [seconds]
+
+
+@pytest.mark.parametrize("status", [200, 403, 500])
+def test_a_practice_that_has_not_enabled_the_app_is_known_by_its_words(status: int) -> None:
+    words = {"error": "403", "error_description": "invalid_request"}
+    server = always(lambda: httpx.Response(status, json=words))
+    found = server.read(SWEEP)
+    assert (found.failure, len(server.asked)) == (FailureKind.UNAUTHORIZED, 1)
+
+
 def test_a_server_that_asks_for_a_long_wait_is_left_alone() -> None:
     server = always(lambda: httpx.Response(503, headers={"Retry-After": "3600"}))
     assert server.read(SWEEP).failure is FailureKind.SERVER

@@ -13,14 +13,14 @@ import pytest
 
 from poller import keys
 from poller.clock import SystemClock
-from poller.config.model import BudgetConfig, FeedConfig, PracticeConfig
+from poller.config.feed import FeedConfig
+from poller.config.model import BudgetConfig, PracticeConfig
 from poller.config.secret import Secret
-from poller.core.model import Coverage, FailureKind, Gone, Kind, Present, Purpose, Strategy, Target
+from poller.core.model import Coverage, FailureKind, Gone, Kind, Present, Purpose, Target
 from poller.simulator.server import SimulatorServer
 from poller.simulator.spec import PracticeSpec
 from poller.simulator.world import World
 from poller.source.connection import open_source
-from poller.source.probe import probe
 from poller.source.reading import Reading
 from poller.source.strategies import Source
 from tests.source_bench import Freely
@@ -90,27 +90,6 @@ def bench(server: SimulatorServer, pair: keys.KeyPair, monkeypatch: pytest.Monke
 
 async def ids_of(reading: Reading) -> list[str]:
     return [sighting.id async for batch in reading for sighting in batch.sightings]
-
-
-def test_the_probe_tells_the_modes_apart(bench: Bench) -> None:
-    async def main(source: Source) -> list[Strategy | None]:
-        now = dt.datetime.now(dt.UTC)
-        return [(await probe(source, name, now)).strategy for name in ("Patient", "Observation", "Encounter")]
-
-    assert bench.run(ECW, main) == [Strategy.PATIENT] * 3
-    assert bench.run(OPEN, main) == [Strategy.WINDOW] * 3
-
-
-@pytest.mark.parametrize(("stamps", "strategy"), [("ignored", Strategy.SWEEP), ("refused", Strategy.PATIENT)])
-def test_the_probe_sees_what_becomes_of_last_updated(pair: keys.KeyPair, stamps: Any, strategy: Strategy) -> None:
-    world = World([PracticeSpec(OPEN, "open", patients=2, limit=MANY, last_updated=stamps)])
-    world.register(keys.jwks([(pair.kid, pair.private_key.public_key())]))
-
-    async def main(source: Source) -> Strategy | None:
-        return (await probe(source, "Observation", dt.datetime.now(dt.UTC))).strategy
-
-    with SimulatorServer(world) as server:
-        assert Bench(server, pair.private_path).run(OPEN, main) is strategy
 
 
 def test_a_sweep_of_many_pages_shows_everything(bench: Bench) -> None:

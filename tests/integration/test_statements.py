@@ -20,7 +20,10 @@ from poller.store.log import _EVERYTHING, IN_LOG_ORDER
 
 NOW = dt.datetime(2026, 11, 22, 12, tzinfo=dt.UTC)
 PRACTICE = {"practice": "p1"}
-LARGE = ("snapshot", "history", "event", "member")
+GRANT = {"practices": ["p1"], "wants": [4], "raise": 1e-4, "block": dt.timedelta(seconds=1)} | {
+    key: [dt.timedelta(seconds=1)] for key in ("gaps", "leads", "horizons")
+}
+LARGE = ("snapshot", "history", "event", "member", "attachment", "visit", "parked")
 
 FILL = """
 SELECT poller.ensure_partitions('2026-11-22');
@@ -29,7 +32,9 @@ INSERT INTO poller.lease SELECT 'p' || n, 1, now() FROM generate_series(1, 3) AS
 INSERT INTO poller.feed (practice, resource_type, registered_at)
 SELECT 'p' || n, t, now() FROM generate_series(1, 3) AS n, unnest(ARRAY['Observation', 'Patient']) AS t;
 INSERT INTO poller.patient
-SELECT 'p1', 'a' || n, false, '2026-11-01', CASE WHEN n % 50 = 0 THEN now() END FROM generate_series(1, 1000) AS n;
+SELECT 'p1', 'a' || n, false, '2026-11-01', CASE WHEN n % 50 = 0 THEN now() END, n FROM generate_series(1, 1000) AS n;
+INSERT INTO poller.patient_source
+SELECT 'p1', 'a' || n, s, '2026-11-01', '2026-11-22' FROM generate_series(1, 1000) AS n, unnest(ARRAY['names', 'reference']) AS s;
 INSERT INTO poller.target (practice, target, resource_type, kind, patient, live, registered_at, last_began)
 SELECT 'p1', 'Observation/-/patient/a' || n, 'Observation', 'patient', 'a' || n, false, now(), CASE WHEN n > 20 THEN now() END
 FROM generate_series(1, 1000) AS n;
@@ -47,7 +52,7 @@ SELECT CASE WHEN n <= 1000 THEN 'Patient' ELSE 'Observation' END AS resource_typ
 FROM generate_series(1, 20000) AS n;
 INSERT INTO poller.snapshot (practice, resource_type, id, version, deleted, digest, elements, rules_version, codec, body, categories,
   partition_key, entered_in_error, read_began, read_ended, first_seen_at, changed_at)
-SELECT practice, resource_type, id, 1, n % 100 = 0, digest, jsonb_build_object('status', md5(n::text), 'value', md5(id)), 1, 1, body, '{}',
+SELECT practice, resource_type, id, 1, n % 100 = 0, digest, json_build_object('status', md5(n::text), 'value', md5(id)), 1, 1, body, '{}',
   partition_key, false, recorded_at, recorded_at, recorded_at, recorded_at
 FROM made;
 INSERT INTO poller.history
@@ -61,7 +66,28 @@ SELECT practice, 'Observation/-/patient/' || substr(partition_key, 9), resource_
 INSERT INTO poller.absence
 SELECT practice, resource_type, id, 't', CASE WHEN n % 300 = 7 THEN 'held' ELSE 'missing' END, '', now(), '2026-11-01', 1, 0, n % 3
 FROM made WHERE n % 100 = 7;
+INSERT INTO poller.attachment
+SELECT practice, 'b' || n / 2, resource_type, id, 1, partition_key,
+  CASE WHEN n % 400 IN (22, 23) THEN 'wanted' WHEN n % 400 = 42 THEN 'refused' WHEN n % 400 = 63 THEN 'dropped' ELSE 'fetched' END,
+  1000, 0, recorded_at
+FROM made WHERE resource_type = 'Observation' AND n > 10000;
+INSERT INTO poller.visit
+SELECT 'p' || (n % 2 + 1), 'e' || n, 'a' || n, timestamptz '2026-11-01' + n * interval '3 minutes', 'AMB', 'finished'
+FROM generate_series(1, 20000) AS n;
+INSERT INTO poller.sink SELECT 's' || n, 'beginning', now() FROM generate_series(1, 3) AS n;
+INSERT INTO poller.engine (host, pid) SELECT 'h', n FROM generate_series(1, 20) AS n;
+INSERT INTO poller.control (practice, action, resource_type, actor, reason)
+SELECT 'p' || n % 3, 'pause', '*', 'a', '' FROM generate_series(1, 5000) AS n;
+INSERT INTO poller.control_answer SELECT practice, control, 1 + control % 20, CASE WHEN control > 4990 THEN 'waiting' ELSE 'done' END
+FROM poller.control;
+INSERT INTO poller.operator_pause SELECT 'p' || n % 300, 'T' || n, 1, now(), NULL, 'a', '' FROM generate_series(1, 900) AS n;
+INSERT INTO poller.configuration (digest, written, actor, reason)
+SELECT sha256(n::text::bytea), repeat('x', 4000), 'a', '' FROM generate_series(1, 500) AS n;
 INSERT INTO poller.cursor SELECT 's' || n, 'p1', 1, 10, NULL, now() FROM generate_series(1, 3) AS n;
+INSERT INTO poller.parked
+SELECT practice, sink, epoch, sequence, 0, resource_type, id, 'unroutable', sequence % 10 = 0, now()
+FROM poller.event, unnest(ARRAY['s1', 's2', 's3']) AS sink
+WHERE practice = 'p1' AND (sequence BETWEEN 1 AND 400 AND sequence % 4 = 0 OR sink <> 's1' AND sequence < 8000);
 """
 
 
@@ -89,7 +115,7 @@ def rows(count: int) -> dict[str, Any]:
     return {"types": ["Observation"] * len(numbers), "ids": [f"o{n}" for n in numbers]}
 
 
-def versions(count: int, prefix: str = "") -> dict[str, Any]:
+def versions(count: int, prefix: str = "", unfiltered: bytes | None = None) -> dict[str, Any]:
     batch = rows(count)
     size = len(batch["ids"])
     return (
@@ -100,20 +126,23 @@ def versions(count: int, prefix: str = "") -> dict[str, Any]:
             for name, value in {
                 "versions": 2,
                 "digests": b"d" * 32,
+                "rules": 1,
+                "unfiltered": unfiltered,
+                "paths": '{"meta.tag"}',
                 "elements": '{"status": "1"}',
                 "codecs": 1,
                 "bodies": b"b" * 600,
                 "last_modified": NOW,
-                "categories": '["laboratory"]',
+                "replaced_by": None,
+                "categories": '{"laboratory"}',
                 "statuses": "final",
                 "partition_keys": "Patient/a1",
                 "entered_in_error": False,
-                "replaced_by": None,
                 "read_began": NOW,
                 "read_ended": NOW,
                 "actions": "updated",
                 "origins": "live",
-                "changed": '["status"]',
+                "changed": '{"status"}',
                 "began": NOW,
             }.items()
         }
@@ -121,6 +150,24 @@ def versions(count: int, prefix: str = "") -> dict[str, Any]:
     )
 
 
+OWNERS = {
+    "owner_types": ["Observation"] * 50,
+    "owner_ids": [f"o{n}" for n in range(15001, 15051)],
+    "owner_versions": [2] * 50,
+}
+"""Notes that name attachments."""
+WANTED = OWNERS | {
+    "ids": [f"b{n // 2}" for n in range(15001, 15051)],
+    "partition_keys": ["Patient/a1"] * 50,
+    "states": ["wanted"] * 50,
+    "sizes": [None] * 50,
+}
+ATTACHED = PRACTICE | {
+    "target": "-/attachment",
+    "now": NOW,
+    "resource_type": "Observation",
+    "owner_types": ["Observation"],
+}
 ONE = PRACTICE | {"resource_type": "Observation", "id": "o1007"}
 TARGET = PRACTICE | {"target": "Observation/-/patient/a1"}
 READ = _EVERYTHING | PRACTICE | {"limit": 500}
@@ -131,63 +178,240 @@ REGISTERED = PRACTICE | {
     "kinds": ["patient"] * 1001,
     "categories": [None] * 1001,
     "patients": [f"a{n}" for n in range(1, 1002)],
+    "types": [""] * 1001,
+    "populations": [0] * 1001,
+    "whole": False,
 }
 PASS = PRACTICE | {"resource_type": "Observation", "began": NOW, "now": NOW}
 ALL_IDS = [f"o{n}" for n in range(1001, 20001) if n % 50]
-BATCH = {"rules_version": 1, "now": NOW} | PRACTICE
+NAMED = PRACTICE | {"ids": ["a7"], "sources": ["names"], "proving": ["names"], "live": True, "now": NOW}
+ASKED = PRACTICE | {
+    "action": "pause",
+    "resource_type": "*",
+    "patient": None,
+    "actor": "a",
+    "reason": "",
+    "length": None,
+    "engine": None,
+}
+OF_TYPE = {"types": ["Observation"]}
+BATCH = {"now": NOW} | PRACTICE
+VISITS = PRACTICE | {"since": NOW - dt.timedelta(days=4), "until": NOW + dt.timedelta(days=1)}
+SEEN = {
+    "ids": [f"e{n}" for n in range(19990, 20040)],
+    "patients": ["a1"] * 50,
+    "starts": [NOW] * 50,
+    "kinds": ["AMB"] * 50,
+    "statuses": ["planned"] * 50,
+}
+EXPORT = (
+    {"job": uuid.uuid4(), "group_id": "g", "types": ["Observation"], "since": None, "purpose": "first-load", "polls": 1}
+    | {"state": "ready", "poll_url": "u", "started_at": NOW, "polled_at": NOW, "next_poll_at": None, "rows": 1}
+    | {"transaction_time": NOW, "manifest": "{}", "files_done": ["output/0"], "failure": None, "ended_at": None}
+)
 
+SINK = PRACTICE | {"sink": "s1"}
+ANY: dict[str, Any] = {"resource_type": None, "id": None}
+PLACE = SINK | {"epoch": 1, "sequence": 100, "ordinal": 0, "resource_type": "Observation", "id": "o1106"}
+BEGUN = {"sink": "new", "start": "beginning", "in_log": True, "snapshot": False}
+PARKED = len(rows(50)["ids"])
+PARKING = (
+    SINK
+    | rows(50)
+    | {"epochs": [1] * PARKED, "sequences": list(range(9000, 9000 + PARKED)), "ordinals": [0] * PARKED}
+    | {"reasons": ["unroutable"] * PARKED, "refused": [False] * PARKED, "released": [False] * PARKED}
+)
+SNAPSHOT = (
+    PRACTICE
+    | {"epoch": 1, "sequence": 18000, "after_type": "Observation", "after_id": "o1500", "limit": 500}
+    | {
+        "only_type": None,
+        "only_id": None,
+    }
+)
+
+HELD = PRACTICE | {"sink": "s1", "replay": "r"}
+OF_TIME = PRACTICE | {
+    "at": dt.datetime(2026, 11, 10, tzinfo=dt.UTC),
+    "resource_type": None,
+    "limit": 500,
+    "bytes": 2**23,
+}
 CASES: dict[str, tuple[dict[str, Any], int]] = {
     # statement, or "statement: case" → binds, and how many pages it may touch
-    "advance_cursor": (PRACTICE | {"sink": "s1", "epoch": 1, "sequence": 20, "routed": None}, 20),
+    "add_rules": ({"form": 1, "noise": ["meta.tag"]}, 200),
+    "advance_cursor": (
+        SINK
+        | {"from_epoch": 1, "from_sequence": 10, "from_ordinal": 0, "from_routed": None, "epoch": 1, "sequence": 20, "ordinal": 0}
+        | {"routed": None, "delivered": 9, "filtered": 1, "snapshot_type": None, "snapshot_id": None},
+        20,
+    ),
+    "begin_sink": (BEGUN | {"since": None}, 80),
+    "begin_sink: from a time": (BEGUN | {"since": dt.datetime(2026, 11, 10, tzinfo=dt.UTC)}, 9000),
+    "books": ({}, 400),
+    "discard_parked": (SINK | ANY, 500),
+    "list_parked": (SINK | ANY | {"limit": 100}, 300),
+    "lock_cursor": (SINK, 10),
+    "park": (PARKING, 1000),
+    "park_again": (PLACE | {"reason": "unroutable"}, 40),
+    "parked_among": (SINK | rows(500), 3000),
+    "parked_released": (SINK | {"limit": 50}, 60),
+    "read_snapshot": (SNAPSHOT, 4000),
+    "read_snapshot: one": (SNAPSHOT | {"only_type": "Observation", "only_id": "o1007"}, 60),
+    "release_parked": (SINK | ANY, 4000),
+    "unpark": (SINK | {"epochs": [1] * 50, "sequences": list(range(100, 150)), "ordinals": [0] * 50}, 700),
     "append_events": (versions(50) | BATCH | {"previous_read": NOW, "evidence": None}, 3000),
-    "block_practice": (PRACTICE | {"length": dt.timedelta(seconds=1)}, 20),
+    "block_practice": (PRACTICE | {"length": dt.timedelta(seconds=1), "part": 0.7, "cut": True}, 20),
     "clear_absences": (versions(1000) | PRACTICE, 8000),
-    "compare": (versions(1000) | TARGET | {"rules_version": 1, "members": True}, 10000),
-    "compare: a window's": (versions(1000) | TARGET | {"rules_version": 1, "members": False}, 5000),
-    "compare: a patient's": (versions(20) | TARGET | {"rules_version": 1, "members": True}, 250),
+    "compare": (versions(1000) | TARGET | {"now": NOW, "members": True}, 10000),
+    "compare: under noise rules": (versions(1000, unfiltered=b"u" * 32) | TARGET | {"now": NOW, "members": False}, 8000),
+    "compare: a window's": (versions(1000) | TARGET | {"now": NOW, "members": False}, 5000),
+    "compare: a patient's": (versions(20) | TARGET | {"now": NOW, "members": True}, 250),
     "count_deletes": (PRACTICE | {"resource_type": "Observation", "since": NOW - dt.timedelta(hours=1)}, 2000),
+    "count_patient_sources": (PRACTICE, 60),
+    "drop_attachments": (ATTACHED | OWNERS, 1500),
+    "due_attachments": (ATTACHED | {"state": "wanted", "limit": 20}, 800),
+    "due_attachments: refused before": (ATTACHED | {"state": "refused", "limit": 20}, 800),
+    "forget_attachments": (ATTACHED, 1500),
+    "note_missing_attachments": (ATTACHED, 1500),
+    "revise_attachments": (ATTACHED | {"most_bytes": 999}, 2500),
+    "settle_attachment": (
+        ATTACHED | OWNERS | {"id": "b7500", "state": "fetched", "bytes": 5, "tries": 0, "next_try_at": NOW},
+        500,
+    ),
+    "unnoted_attachments": (ATTACHED | {"element": "status", "after": "o12", "limit": 500}, 25000),
+    "want_attachments": (ATTACHED | WANTED, 2000),
+    "coverage_categories": (PRACTICE | {"types": ["Observation"]}, 3000),
+    "coverage_enumerations": (PRACTICE, 200),
+    "coverage_feeds": (PRACTICE, 20),
+    "coverage_patients": (PRACTICE, 3000),
+    "coverage_targets": (PRACTICE, 200),
     "delete_snapshot": (ONE | {"version": 2, "read_began": NOW, "read_ended": NOW, "now": NOW}, 30),
+    "accept_configuration": ({"digest": b"d" * 32, "written": "x: 1", "actor": "a", "reason": ""}, 20),
+    "ask_engines": (ASKED, 80),
+    "control_answers": (PRACTICE | {"control": 4999}, 20),
+    "operator_pauses": ({"practice": None}, 40),
+    "operator_pauses: one practice": (PRACTICE, 10),
+    "waiting_orders": ({"engine": 1}, 20),
     "due_absences": (PRACTICE | {"limit": 100}, 30),
+    "drop_visits": (PRACTICE | SEEN, 400),
+    "forget_visits": (PRACTICE | {"since": NOW - dt.timedelta(days=20)}, 4000),
+    "load_visits": (VISITS, 1500),
+    "note_visits": (PRACTICE | SEEN, 1500),
+    "earliest": (PRACTICE, 5),
+    "end_enumeration": (
+        PRACTICE | {"source": "roster", "began": NOW, "ended": NOW, "complete": True, "found": 7, "failure": None}, 20
+    ),
     "end_pass": (
         TARGET
         | {"began": NOW, "ended": NOW, "coverage": "complete", "failure": None, "counts": True, "cursor_at": NOW}
-        | {"reread": False, "settled": ["o1"]},
+        | {"reread": False, "settled": ["o1"], "read_types": [], "read_patients": 0},
         40,
     ),
-    "follow_sweep": (PRACTICE | {"resource_type": "Observation", "window_from": NOW}, 60),
+    "ask_hold": (HELD | {"length": dt.timedelta(minutes=2)}, 20),
+    "begin_replay": (
+        HELD
+        | {"selection": "{}", "payload": "id-only", "queue": "q", "file": None, "made_by": "me"}
+        | {"epoch": 0, "sequence": 0, "last_epoch": 1, "last_sequence": 9},
+        20,
+    ),
+    "cancel_replay": (HELD, 10),
+    "count_events": (READ | {"partition_key": "Patient/a7", "last_epoch": 1, "last_sequence": 20000}, 300),
+    "end_hold": (HELD, 20),
+    "keep_hold": (HELD | {"length": dt.timedelta(minutes=2)}, 10),
+    "list_replays": ({"replay": "r"}, 10),
+    "move_replay": (
+        HELD
+        | {"epoch": 1, "sequence": 9, "routed": None, "sent": 9, "written": 0, "state": "done"}
+        | {"from_epoch": 0, "from_sequence": 0},
+        10,
+    ),
+    "settle_holds": ({"sink": "s1"}, 20),
+    "as_of": (OF_TIME | {"partition_key": None, "after_type": "Observation", "after_id": "o15000"}, 4000),
+    "as_of: a patient's": (OF_TIME | {"partition_key": "Patient/a7", "after_type": "", "after_id": ""}, 400),
+    "events_of_versions": (versions(500) | PRACTICE, 5000),
+    "list_reads": (PRACTICE | {"token": None, "limit": 100}, 20),
+    "list_tokens": ({"digest": b"x"}, 10),
+    "make_token": ({"name": "t", "digest": b"x", "practices": ["p1"], "made_by": "me", "expires_at": None}, 20),
+    "note_read": (
+        PRACTICE | {"token": "t", "asked": "version", "resource_type": "Observation", "id": "o1001", "version": 1, "status": 200}, 20
+    ),
+    "read_version": (ONE | {"version": 1, "at": None}, 40),
+    "read_version: at a time": (ONE | {"version": None, "at": NOW}, 40),
+    "read_events: a list's": (
+        READ
+        | {"epoch": 0, "sequence": 0, "bodies": False, "listed": True, "last_epoch": 1, "last_sequence": 20000}
+        | {"event_ids": [uuid.uuid4()], "references": ["Observation/o1001"]},
+        2500,
+    ),
+    "read_versions": (ONE | {"before": 2**62, "bytes": 2**23, "limit": 20}, 40),
+    "revoke_token": ({"name": "t"}, 10),
+    "baseline_progress": (PRACTICE | {"resource_type": "Observation"}, 300),
+    "enliven_targets": (PRACTICE | {"resource_type": "Observation"}, 45000),
+    "expire": ({"keep": dt.timedelta(days=31 * 240), "sinks": ["s1"], "practices": ["p1"]}, 900),
+    "follow_sweep": (PRACTICE | {"window": "Observation/-/window/-", "window_from": NOW}, 60),
     "forget_absence": (ONE, 30),
-    "grant_permits": (PRACTICE | {"length": dt.timedelta(seconds=1)}, 20),
+    "grant_permits": (GRANT | {"alone": True}, 20),
+    "grant_permits: together": (GRANT | {"alone": False}, 20),
     "hand_over": (ONE, 40),
+    "hold_budget": (PRACTICE, 20),
     "hold_lease": (PRACTICE | {"epoch": 1}, 10),
     "insert_history": (versions(50) | BATCH, 1000),
     "insert_members": (rows(1000) | TARGET, 15000),
-    "insert_patients": (PRACTICE | {"ids": ["a1", "z1"], "live": True, "now": NOW}, 30),
     "insert_snapshots": (versions(50, "new") | BATCH, 2000),
+    "load_exports": (PRACTICE | {"states": ["done"], "group_id": None, "held": False}, 10),
     "load_patients": (PRACTICE, 3000),
+    "load_rules": ({}, 5),
     "load_targets": (PRACTICE | {"target": None}, 200),
     "load_targets: one": (TARGET, 10),
     "lock_snapshots": (rows(50) | PRACTICE, 400),
+    "new_patient_sources": (NAMED | {"ids": ["a7"] * 1000, "sources": ["reference"] * 1000}, 9000),
+    "new_patient_sources: one": (NAMED, 20),
+    "note_deleted": (PASS | rows(1000) | {"targets": ["Observation/-/bulk/-"] * 1000}, 9000),
+    "note_hidden": (versions(50, unfiltered=b"u" * 32) | BATCH, 2000),
     "note_missing": (PASS | {"target": "Observation/-/sweep/-", "seen": ALL_IDS}, 20000),
-    "note_missing_members": (PASS | TARGET | {"seen": ["o1001"]}, 300),
-    "positions": ({"sink": "s1"}, 20),
+    "note_missing_bulk": (PASS | TARGET, 300),
+    "note_missing_members": (PASS | TARGET | OF_TYPE | {"seen_types": ["Observation"], "seen": ["o1001"]}, 300),
+    "note_orphans": (PASS | TARGET | OF_TYPE, 300),
+    "note_patients": (NAMED | {"ids": ["a1", "z1"], "sources": ["names"] * 2}, 80),
+    "positions": ({"sink": "s1"}, 250),
     "read_events": (READ | {"epoch": 1, "sequence": 9000, "bodies": False}, 60),
     "read_events: with bodies": (READ | {"epoch": 1, "sequence": 9000, "bodies": True}, 3500),
     "read_events: the last": (READ | {"epoch": 1, "sequence": 18990, "bodies": True}, 500),
+    "outlook_patients": (PRACTICE, 60),
+    "outlook_resources": (PRACTICE, 8000),
     "read_events: a patient's": (READ | {"partition_key": "Patient/a7", "bodies": True, "last_epoch": 1, "last_sequence": 20000}, 1500),
+    "read_whole": (PRACTICE | {"types": ["Observation"] * 50, "patients": [f"a{n}" for n in range(1, 51)]}, 2500),
     "register_targets": (REGISTERED, 12000),
     "resource_history": (ONE, 50),
     "retire_targets": (REGISTERED, 12000),
     "rewrite_digests": (versions(50) | BATCH, 2000),
-    "rules_mismatch": (rows(50) | PRACTICE | {"rules_version": 2}, 400),
-    "seed_members": (PRACTICE | {"resource_type": "Observation"}, 6000),
+    "save_export": (EXPORT | PRACTICE, 20),
+    "seed_members": (
+        PRACTICE | OF_TYPE | {"targets": ["Observation/-/patient/a1"], "patients": ["a1"], "categories": [None]},
+        400,
+    ),
+    "stored_bodies": (rows(50) | PRACTICE, 400),
+    "stamp_members": (rows(1000) | TARGET | {"began": NOW}, 15000),
     "start_epoch": (PRACTICE, 20),
     "take_lease": (PRACTICE, 10),
     "tell_window": (PRACTICE | {"target": "Observation/-/window/-", "found": ["o1"]}, 60),
     "update_snapshots": (versions(50) | BATCH, 3000),
 }  # fmt: skip
 
-WHOLE_TYPE = {"note_missing", "count_deletes", "load_patients", "seed_members"}
-"""May read all of a type: a sweep's end, a delete that was confirmed by a call, and what is asked once a start."""
+WHOLE_TYPE = {
+    "books",
+    "count_deletes",
+    "coverage_categories",
+    "coverage_patients",
+    "enliven_targets",
+    "load_patients",
+    "note_missing",
+    "outlook_resources",
+    "revise_attachments",
+    "seed_members",
+}
+"""May read all of a type: a sweep's end, a delete that was confirmed by a call, and what is asked once a start, or by a person."""
 
 
 def test_every_statement_is_here() -> None:
@@ -207,8 +431,15 @@ def pages_of(plan: dict[str, Any]) -> int:
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_plan_fits_the_input(filled: Connection, case: str) -> None:
-    name = case.partition(":")[0]
-    binds, pages = CASES[case]
+    check_plan(filled, case.partition(":")[0], *CASES[case])
+
+
+CATALOGUE = 40
+"""Pages that a session may have to read the first time that it works with a table."""
+
+
+def check_plan(filled: Connection, name: str, binds: dict[str, Any], pages: int) -> None:
+    """Run a statement, and look at how it was done."""
     statement = text(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql(name).text}")
     wanted = {bind: binds[bind] for bind in statement._bindparams}
     with filled.begin() as transaction:
@@ -219,7 +450,7 @@ def test_the_plan_fits_the_input(filled: Connection, case: str) -> None:
     plan = explained[0]["Plan"]
     shown = json.dumps(plan, indent=1)[:12000]
     touched = pages_of(plan)
-    assert touched <= pages, f"{touched} pages\n{shown}"
+    assert touched <= pages + CATALOGUE, f"{touched} pages\n{shown}"
     if name not in WHOLE_TYPE:
         scans = [node for node in nodes(plan) if node["Node Type"] == "Seq Scan" and pages_of(node)]
         assert not [node for node in scans if node["Relation Name"].startswith(LARGE)], shown

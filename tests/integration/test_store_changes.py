@@ -99,17 +99,18 @@ def test_a_resource_twice_in_a_batch_is_recorded_once(practice: Practice) -> Non
 def test_new_noise_rules_make_no_event_and_digest_again(practice: Practice, monkeypatch: pytest.MonkeyPatch) -> None:
     practice.read(practice.observation("o1", device="d1"), practice.observation("o2", device="d1"))
     practice.delete("o2")
-    before = practice.rows("SELECT digest, elements FROM poller.snapshot WHERE id = 'o1'")
+    before = practice.rows("SELECT rules_version, elements FROM poller.snapshot WHERE id = 'o1'")
     original = canonical.canonical
     monkeypatch.setattr(
         canonical,
         "canonical",
         lambda resource: {name: value for name, value in original(resource).items() if name != "device"},
     )
-    practice.repository = Repository(practice.engine, b"k" * 32, rules_version=2)
+    monkeypatch.setattr(canonical, "RULES_VERSION", canonical.RULES_VERSION + 1)
+    practice.repository = Repository(practice.engine, b"k" * 32)
     assert practice.read(practice.observation("o1", device="d2")).changes == ()
     [(rules, elements)] = practice.rows("SELECT rules_version, elements FROM poller.snapshot WHERE id = 'o1'")
-    assert rules == 2
+    assert rules > before[0].rules_version
     assert "device" in before[0].elements
     assert "device" not in elements
     changed = practice.read(practice.observation("o1", value="14", device="d3")).changes
@@ -121,7 +122,8 @@ def test_new_rules_and_new_content_at_once_are_told_apart(practice: Practice, mo
     practice.read(practice.observation(device="d1"))
     original = canonical.canonical
     monkeypatch.setattr(canonical, "canonical", lambda resource: original(resource) | {"rules": 2})
-    practice.repository = Repository(practice.engine, b"k" * 32, rules_version=2)
+    monkeypatch.setattr(canonical, "RULES_VERSION", canonical.RULES_VERSION + 1)
+    practice.repository = Repository(practice.engine, b"k" * 32)
     changed = practice.read(practice.observation(device="d2")).changes
     assert [(decision.action, decision.changed) for _, decision in changed] == [(Action.UPDATED, ("device",))]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from typing import TYPE_CHECKING
 
@@ -9,9 +10,12 @@ import pytest
 
 from poller.core.envelope import wire_sequence
 from poller.core.model import Action, Kind, Target
-from poller.errors import LeaseLost, NotFound, StoreError
+from poller.core.sink import Step
+from poller.errors import LeaseLost, NotFound
+from poller.store import log
 from poller.store.engine import RELAY, open_engine
-from poller.store.log import EventLog, Position, Selection
+from poller.store.log import Position, Selection
+from poller.store.sinks import SinkLog
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,35 +24,29 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def relay(database_url: str) -> Iterator[EventLog]:
+def relay(database_url: str) -> Iterator[SinkLog]:
     engine = open_engine(database_url, RELAY)
-    yield EventLog(engine)
+    yield SinkLog(engine)
     engine.dispose()
 
 
-def test_a_sink_that_never_moved_stands_before_the_first_event(practice: Practice, relay: EventLog) -> None:
+def moved(relay: SinkLog, practice: Practice, sequence: int) -> Position:
+    """Move the sink's cursor to an event of the present epoch, as a relay that has delivered it; where it stands then."""
+    [position] = relay.positions("sink")
+    (event,) = practice.log.after("p1", 1, sequence - 1, 1, bodies=False)
+    relay.advance("sink", position, Step(event, event, delivered=1, filtered=0))
+    [position] = relay.positions("sink")
+    return position
+
+
+def test_a_sink_that_never_moved_stands_before_the_first_event(practice: Practice, relay: SinkLog) -> None:
     practice.read(*[practice.observation(f"o{n}") for n in range(3)])
     assert practice.log.positions("sink") == [Position("p1", 0, 0, None, 1, 3)]
-    relay.advance("sink", "p1", 1, 2, wire_sequence(1, 2))
-    assert practice.log.positions("sink") == [Position("p1", 1, 2, "0000000001-00000000000000000002", 1, 3)]
+    assert moved(relay, practice, 2) == Position("p1", 1, 2, "0000000001-00000000000000000002", 1, 3)
     assert practice.log.positions("other") == [Position("p1", 0, 0, None, 1, 3)]
     assert [e.sequence for e in practice.log.after("p1", 1, 2, 10, bodies=False)] == [3]
     assert practice.log.after("p1", 1, 3, 10, bodies=True) == []
     assert practice.log.after("unknown", 1, 0, 10, bodies=True) == []
-
-
-@pytest.mark.parametrize(("epoch", "sequence"), [(1, 5), (1, 4), (0, 9)])
-def test_a_cursor_never_moves_back_nor_twice_to_one_place(
-    practice: Practice, relay: EventLog, epoch: int, sequence: int
-) -> None:
-    relay.advance("sink", "p1", 1, 5, "routed")
-    with pytest.raises(StoreError, match="another relay"):
-        relay.advance("sink", "p1", epoch, sequence, "late")
-    [position] = practice.log.positions("sink")
-    assert (position.epoch, position.sequence, position.routed) == (1, 5, "routed")
-    relay.advance("sink", "p1", 2, 1, None)
-    [position] = practice.log.positions("sink")
-    assert (position.epoch, position.sequence, position.routed) == (2, 1, None)
 
 
 def test_bodies_are_the_version_and_the_one_before_it(practice: Practice) -> None:
@@ -70,6 +68,23 @@ def test_bodies_are_the_version_and_the_one_before_it(practice: Practice) -> Non
     ]
     first, *_ = practice.log.after("p1", 1, 0, 1, bodies=True)
     assert first.sequence == 1
+
+
+def test_a_page_with_bodies_ends_after_so_many_bytes_and_nothing_is_left_out(
+    practice: Practice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page of attachments would else fill the memory of relay and replay."""
+    large = "".join(random.Random(1).choices("0123456789abcdef", k=20_000))  # noqa: S311 - only to be incompressible
+    for n in range(6):
+        practice.read(practice.observation(f"o{n}", value=large))
+    monkeypatch.setitem(log._EVERYTHING, "bytes", 25_000)
+    page = practice.log.after("p1", 0, 0, 100, bodies=True)
+    assert 1 <= len(page) < 6
+    assert len(practice.log.after("p1", 0, 0, 100, bodies=False)) == 6
+    monkeypatch.setitem(log._EVERYTHING, "bytes", 1)
+    assert [event.id for event in practice.log.after("p1", 0, 0, 100, bodies=True)] == ["o0"], "one goes always"
+    selected = practice.log.select(Selection("p1"), bodies=True)
+    assert [event.id for event in selected] == [f"o{n}" for n in range(6)]
 
 
 def test_a_replay_gives_the_same_events_selected(practice: Practice) -> None:
@@ -121,10 +136,10 @@ def test_the_history_of_a_resource_is_all_its_versions(practice: Practice) -> No
         practice.log.history("p1", "Observation", "o2")
 
 
-def test_a_new_epoch_starts_numbers_again_and_carries_versions_far_ahead(practice: Practice, relay: EventLog) -> None:
+def test_a_new_epoch_starts_numbers_again_and_carries_versions_far_ahead(practice: Practice, relay: SinkLog) -> None:
     """Also when the same backup is restored twice: an epoch is a time, so neither its numbers nor its versions come again."""
     practice.read(practice.observation("o1", value="1"), practice.observation("gone"))
-    relay.advance("sink", "p1", 1, 1, wire_sequence(1, 1))
+    moved(relay, practice, 1)
     old = practice.log.after("p1", 1, 0, 10, bodies=False)
     before = int(time.time())
     epoch = practice.log.start_epoch("p1")

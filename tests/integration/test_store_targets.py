@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
+from poller.core.ladder import Bar, Footing
 from poller.core.model import Coverage, Kind, Strategy, Target
 from poller.core.plan import TargetState, counts_as_whole
 
@@ -115,7 +116,7 @@ def test_who_appears_after_the_first_enumeration_is_live(by_patient: Practice) -
     by_patient.whole(by_patient.patient("old"), target=NAMES)
     new = by_patient.context(NAMES, patients_live=True)
     by_patient.repository.record(new, [by_patient.version(by_patient.patient("new"), 50)], by_patient.at(51))
-    assert by_patient.state.patients("p1") == ["old", "new"]
+    assert [patient.id for patient in by_patient.state.patients("p1")] == ["old", "new"]
     by_patient.register(of_patient("old"), of_patient("new"), of_patient("never seen"), second=60)
     live = {state.target.patient: state.live for state in by_patient.state.targets("p1", ()) if state.target.patient}
     assert live == {"old": False, "new": True, "never seen": False}
@@ -162,11 +163,13 @@ def test_names_are_the_configurations_not_the_tables(by_patient: Practice) -> No
 def test_a_feeds_verdict_is_kept_and_stepping_down_shows(practice: Practice) -> None:
     feed = practice.state.register_feed(practice.lease, "Observation", practice.at(1))
     assert (feed.strategy, feed.reason, feed.probed_at) == (None, "", None)
-    practice.state.save_verdict(
-        practice.lease, "Observation", Strategy.WINDOW, "probed", {"asked": ["_lastUpdated"]}, practice.at(5)
-    )
+    bars = {Strategy.EVERYTHING: Bar("it failed", practice.at(99))}
+    footing = Footing(Strategy.WINDOW, (Strategy.WINDOW, Strategy.SWEEP), bars)
+    evidence = {"asked": {"status": 200}}
+    practice.state.save_rung(practice.lease, "Observation", footing, "probed", evidence, practice.at(5))
     feed = practice.state.register_feed(practice.lease, "Observation", practice.at(6))
     assert (feed.strategy, feed.reason, feed.probed_at) == (Strategy.WINDOW, "probed", practice.at(5))
+    assert (feed.offers, feed.bars) == (footing.offers, bars)
     practice.state.step_down(practice.lease, "Observation", 3, practice.at(7))
     feed = practice.state.register_feed(practice.lease, "Observation", practice.at(8))
-    assert (feed.strategy, feed.stepped_down_at, feed.found_by_sweep) == (Strategy.SWEEP, practice.at(7), 3)
+    assert (feed.strategy, feed.stepped_down_at, feed.found_by_sweep) == (Strategy.WINDOW, practice.at(7), 3)

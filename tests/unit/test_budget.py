@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 import datetime as dt
-from bisect import bisect_right
 from dataclasses import dataclass, field
 
-from hypothesis import given
+import pytest
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from poller.core import budget
-from poller.core.budget import Grant
+from poller.core.budget import Bearing, Grant, Throttle, Waiting
+from tests.gate_bench import most_within
 
 
 @dataclass
@@ -25,11 +26,6 @@ class Book:
         self.next_at = start + count * spacing
         self.instants += [start + number * spacing for number in range(count)]
         return Grant(start - now, count, spacing)
-
-
-def most_within(seconds: float, instants: list[float]) -> int:
-    ordered = sorted(instants)
-    return max((bisect_right(ordered, at + seconds) - index for index, at in enumerate(ordered)), default=0)
 
 
 limits = st.integers(1, 2_000)
@@ -59,7 +55,9 @@ def test_whatever_is_asked_and_used_no_more_than_the_limit_arrives_in_any_60_sec
         now += pause
         at_database = now + round_trip * jitter
         grant = book.grant(min(want, budget.block(per_minute)), at_database)
-        for number, permit in enumerate(budget.permits(grant, now, now + round_trip)):
+        for number, permit in enumerate(
+            budget.permits(grant, at_database, Bearing.of(at_database, now, now + round_trip))
+        ):
             true_instant = at_database + grant.delay + number * grant.spacing
             assert permit.not_before >= true_instant - 1e-9, "never before its true instant"
             assert permit.not_after <= true_instant + budget.LIFE + 1e-9, "never later than its life"
@@ -111,3 +109,111 @@ def test_a_lock_out_in_the_last_second_is_short_and_one_in_the_first_a_whole_min
     assert budget.lock_out(late.replace(second=0)) == 60 + budget.LOCK_OUT_MARGIN
     assert budget.lock_out(late, 30) == 30 + budget.LOCK_OUT_MARGIN
     assert budget.lock_out_until(late, late) == late + dt.timedelta(seconds=3)
+
+
+@given(
+    exchanges=st.lists(st.tuples(st.floats(0.001, 100), st.floats(0, 5), st.floats(0, 1)), min_size=1, max_size=20),
+    true=st.floats(-1e6, 1e6),
+    drift=st.floats(-4e-4, 4e-4),
+)
+@example([(1.0, 1.0, 0.0), (1.0, 0.0, 0.0)], 0.0, -0.00028)
+def test_a_bearing_always_holds_the_truth_and_only_gets_better(
+    exchanges: list[tuple[float, float, float]], true: float, drift: float
+) -> None:
+    """The ledger's clock drifts, and its answers take any time there and back."""
+    bearing, now, ahead = None, 0.0, true
+    for pause, round_trip, part in exchanges:
+        asked = now + pause
+        at_ledger, answered = asked + round_trip * part, asked + round_trip
+        ahead = true + drift * at_ledger
+        seen = Bearing.of(at_ledger - ahead, asked, answered)
+        if bearing is not None:
+            assert bearing.ahead(seen) == pytest.approx(0, abs=1e-6), "nobody has set a clock"
+            bearing = bearing.joined(seen)
+        else:
+            bearing = seen
+        slack = 1e-3 + 1e-3 * round_trip
+        assert bearing.low - slack <= ahead <= bearing.high + slack
+        assert bearing.high - bearing.low <= round_trip * 1.002 + 1e-4
+        now = answered
+
+
+@given(
+    round_trips=st.tuples(st.floats(0, 0.5), st.floats(0, 0.5)),
+    parts=st.tuples(st.floats(0, 1), st.floats(0, 1)),
+    pause=st.floats(0, 100),
+    step=st.floats(-1e6, 1e6).filter(lambda step: abs(step) > 1.1),
+)
+def test_a_bearing_shows_a_clock_that_was_set(
+    round_trips: tuple[float, float], parts: tuple[float, float], pause: float, step: float
+) -> None:
+    first, second = round_trips
+    before = Bearing.of(parts[0] * first, 0.0, first)
+    asked = first + pause
+    after = Bearing.of(asked + parts[1] * second + step, asked, asked + second)
+    found = before.ahead(after)
+    assert (found > 0) is (step > 0)
+    assert (found < 0) is (step < 0)
+    assert abs(found) <= abs(step) + 1e-6
+
+
+@given(st.lists(st.tuples(st.floats(0, 7200), st.none() | st.floats(0, 60)), max_size=30))
+def test_a_pace_stays_within_its_bounds_falls_with_refusals_only_and_comes_back(
+    steps: list[tuple[float, float | None]],
+) -> None:
+    throttle = Throttle()
+    for pause, left_ago in steps:
+        waited = Throttle(throttle.part, throttle.since + pause)
+        assert waited.now >= throttle.now
+        throttle = waited.refused(left_ago) if left_ago is not None else waited
+        assert budget.LEAST_PART <= throttle.now <= 1
+        assert throttle.now == waited.now or throttle.now == max(budget.LEAST_PART, waited.now * budget.CUT)
+    assert Throttle(throttle.part, throttle.since + 6000).now == 1.0
+
+
+def test_a_refusal_that_left_before_the_cut_could_be_felt_cuts_nothing() -> None:
+    cut = Throttle().refused(0.5)
+    assert cut == Throttle(budget.CUT, 0.0)
+    assert Throttle(cut.part, 10).refused(9) == Throttle(cut.part, 10)
+    assert Throttle(cut.part, 10).refused(10 - budget.REACH - 0.1).part < cut.part
+
+
+def test_a_limit_set_too_high_is_found_and_kept_near_with_few_429s() -> None:
+    """250 configured, 100 allowed, by the calendar minute: six hours of it."""
+    now, throttle, refusals, done = 0.0, Throttle(), 0, 0
+    spacing = budget.spacing(budget.pace(250))
+    used: dict[int, int] = {}
+    while now < 6 * 3600:
+        minute = int(now // 60)
+        used[minute] = used.get(minute, 0) + 1
+        if used[minute] > 100:
+            refusals += 1
+            throttle = throttle.refused(0.0)
+            wait = 60 - now % 60 + budget.LOCK_OUT_MARGIN
+        else:
+            done += 1
+            wait = spacing / throttle.now
+        now += wait
+        throttle = Throttle(throttle.part, throttle.since + wait)
+    assert refusals <= 6 * 6
+    assert done >= 0.75 * 100 * 360
+
+
+@given(
+    waiting=st.lists(st.tuples(st.integers(0, 6), st.floats(0, 1000)), min_size=1, max_size=20),
+    passed_by=st.integers(0, 20),
+)
+def test_the_next_to_leave_is_the_most_urgent_but_one_in_ten_has_waited_longest(
+    waiting: list[tuple[int, float]], passed_by: int
+) -> None:
+    waiting.sort(key=lambda item: item[1])
+    queue = [Waiting(rank, number, since) for number, (rank, since) in enumerate(waiting)]
+    chosen = queue[budget.next_to_leave(queue, 1000.0, passed_by)]
+    first = min(queue, key=lambda one: (one.rank, one.number))
+    if chosen is not first:
+        assert passed_by >= budget.ONE_IN - 1
+        assert first.rank > 0
+        assert chosen is queue[0]
+        assert chosen.since < 1000 - budget.PATIENCE
+    elif passed_by >= budget.ONE_IN - 1 and first.rank > 0:
+        assert queue[0].since >= 1000 - budget.PATIENCE or queue[0] is first

@@ -55,6 +55,11 @@ def test_the_right_one_is_right(place: Path) -> None:
     assert told(place, RIGHT) == []
 
 
+def test_a_server_without_authorization_needs_no_client_and_no_key(place: Path) -> None:
+    text = RIGHT.replace("    client_id: poller\n    key: {file: key.pem}\n", "    auth: none\n")
+    assert told(place, text) == []
+
+
 @pytest.mark.parametrize(
     ("right", "wrong", "problem"),
     [
@@ -100,8 +105,37 @@ def test_the_right_one_is_right(place: Path) -> None:
             "budget: not a mapping of keys; write for example budget: {calls",
         ),
         ("    feeds:", "    deletes: {max_fraction: 1.01}\n    feeds:", "max_fraction: out of range"),
-        ("    feeds:", "    patients: {names: []}\n    feeds:", "patients.names: empty"),
+        ("    feeds:", "    patients: {names: []}\n    feeds:", "patients: names: empty, and no roster"),
         ("  AB:", "  A-B:", "8: practices.A-B: not a practice code; write 1 to 32 letters and digits"),
+        ("    key: {file: key.pem}\n", "", "8: practices.AB: key is missing; add key: {file:"),
+        ("client_id: poller", "client_id:", "10: practices.AB.client_id: client_id is missing; add client_id:"),
+        ("client_id: poller", 'client_id: ""', "10: practices.AB.client_id: empty"),
+        (
+            "    feeds:",
+            "    auth: basic\n    feeds:",
+            "12: practices.AB.auth: not valid: basic; valid here: none, smart",
+        ),
+        ("    feeds:", "    tls: {ca: ca.pem}\n    feeds:", "12: practices.AB.tls.ca: there is no file "),
+        (
+            "    feeds:",
+            "    tls: {ca: key.pem}\n    feeds:",
+            "key.pem holds no sound certificate in PEM; it should begin",
+        ),
+        ("    feeds:", "    tls: {ca: .}\n    feeds:", "cannot be read (IsADirectoryError); make it readable"),
+        ("    feeds:", "    tls: {verify: false}\n    feeds:", "unknown key verify; valid here: ca"),
+        (
+            "    feeds:",
+            "    proxy: socks5://h:1\n    feeds:",
+            "12: practices.AB.proxy: neither an http nor an https proxy",
+        ),
+        (
+            "    feeds:",
+            "    proxy: proxy:3128\n    feeds:",
+            "proxy: not a URL with a host; write for example http://pro",
+        ),
+        ("    feeds:", "    proxy: http://u@h:1\n    feeds:", "proxy: a proxy that wants a user is named in the env"),
+        ("    feeds:", "    proxy: http://u:hunter2Hunter2@h:1\n    feeds:", "take it out and set HTTPS_PROXY instead"),
+        ("    feeds:", "    proxy: http://h:1/x\n    feeds:", "proxy: a path, a query or a fragment has no place"),
         ("base_url: https://", "base_url: ftp://", "base_url: neither https nor http"),
         ("base_url: https://", "base_url: ", "base_url: not a URL with a host"),
         ("base_url: https://", "base_url: http://", "base_url: http off this machine"),
@@ -183,6 +217,9 @@ def test_the_right_one_is_right(place: Path) -> None:
             "4: http: listen is open to the network; write 127.0.0.1:9464, or public: true",
         ),
         ("127.0.0.1:9464", "[::]:9464", "listen is open to the network"),
+        ('http: {listen: "127.0.0.1:9464"}', 'api: {listen: "0.0.0.0:9465"}', "give certificate and key"),
+        ('http: {listen: "127.0.0.1:9464"}', "api: {key: {env: HOME}}", "must stand in a file; write {file: path}"),
+        ('http: {listen: "127.0.0.1:9464"}', "api: {key: {file: key.pem}}", "certificate and key go together"),
         ("127.0.0.1:9464", "9464", "not a host and port"),
         ("127.0.0.1:9464", "127.0.0.1:99999", "not a host and port"),
         ("{file: key.pem}", "{file: none.pem}", "there is no file"),

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from poller.core.decide import changed_elements, decide, decide_delete, deletes_allowed, is_outdated
-from poller.core.model import Action, Decision, Stored, Version
+from poller.core.model import Action, Decision, Detail, Rules, Stored, Version
 
 NOW = dt.datetime(2026, 11, 22, 12, tzinfo=dt.UTC)
 DIGESTS = st.sampled_from([b"a" * 32, b"b" * 32])
@@ -21,10 +21,13 @@ ELEMENTS = st.dictionaries(st.sampled_from(["status", "code", "link"]), st.sampl
 
 def seen(**changes: Any) -> Version:
     values: dict[str, Any] = {
-        "resource_type": "Patient", "id": "a", "digest": b"a" * 32, "elements": {}, "body": b"", "codec": 1,
-        "began": NOW, "ended": NOW,
+        "resource_type": "Patient", "id": "a", "digest": b"a" * 32, "rules": Rules(1), "began": NOW, "ended": NOW, "resource": {},
     }  # fmt: skip
-    return Version(**values | changes)
+    detail: dict[str, Any] = {"elements": {}, "body": b"", "codec": 1}
+    own = {name: value for name, value in changes.items() if name in values}
+    return Version(
+        **values | own, work_out=lambda: Detail(**detail | {n: v for n, v in changes.items() if n not in own})
+    )
 
 
 def stored(**changes: Any) -> Stored:

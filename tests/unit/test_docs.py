@@ -25,8 +25,10 @@ from typer.main import get_command
 
 import poller
 from poller import cli, keys, metrics
+from poller.commands import schema
 from poller.config import PracticeConfig, load, problems
-from poller.config.model import Config, Section
+from poller.config.model import Config
+from poller.config.section import Section
 from poller.config.values import DEFAULT_CATEGORIES, show_duration
 from poller.core import jsontext
 from poller.core.envelope import CONTENT_TYPE, envelope
@@ -68,14 +70,22 @@ def table_of_keys() -> dict[str, str]:
 def shown_default(key: str, value: Any) -> str:
     """A default as the README writes it."""
     said = {
+        "practices.CODE.client_id": "required",
+        "practices.CODE.key": "required",
         "practices.CODE.scopes": "one per feed",
         "practices.CODE.patients.names": "`a` to `z`",
         "practices.CODE.feeds.TYPE.categories": "",
+        "practices.CODE.feeds.TYPE.weight": "by type",
+        "practices.CODE.feeds.TYPE.max_staleness": "24h or 72h",
     }
     if key in said or value is None:
         return said.get(key, "")
     if value == ():
-        return "all"
+        return "all" if ".only." in key else ""
+    if value == {}:
+        return ""
+    if isinstance(value, tuple):
+        value = f"[{', '.join(value)}]"
     if isinstance(value, dt.timedelta):
         value = show_duration(value)
     elif isinstance(value, Path):
@@ -107,6 +117,9 @@ def test_the_readme_s_defaults_are_the_code_s(least: Config) -> None:
         value: Any = least
         for word in key.replace("feeds.TYPE", "feeds.Patient").split("."):
             value = value[word] if isinstance(value, dict) else getattr(value, word)
+            if value is None and not key.endswith(f".{word}"):  # of a section that may be left out
+                value = model.model_fields[name].get_default()
+                break
         expected = "required" if model.model_fields[name].is_required() else shown_default(key, value)
         if table_of_keys()[key] != expected:
             wrong[key] = expected
@@ -150,6 +163,13 @@ def test_the_readme_s_event_is_one_that_the_code_writes_and_the_cloudevents_sdk_
     assert read.get_data() == json.loads(text)["data"]
 
 
+@pytest.mark.parametrize("name", schema.documents())
+def test_the_committed_schemas_are_the_code_s(name: str) -> None:
+    committed = (TOP / "poller/schemas" / name).read_text("utf-8")
+    assert committed == schema.written(schema.documents()[name]), "run: poller schema all --out poller/schemas"
+    assert len(list((TOP / "poller/schemas").iterdir())) == len(schema.documents())
+
+
 def test_every_action_is_named_to_consumers() -> None:
     section = README.partition("\n## Consume\n")[2].partition("\n## ")[0]
     assert all(f"`{action.value}`" in section for action in Action)
@@ -157,7 +177,12 @@ def test_every_action_is_named_to_consumers() -> None:
 
 
 def test_every_metric_in_the_readme_exists() -> None:
-    named = set(re.findall(r"`(poller_[a-z_]+)`", README)) - {"poller_engine", "poller_relay", "poller_reader"}
+    named = set(re.findall(r"`(poller_[a-z_]+)`", README)) - {
+        "poller_engine",
+        "poller_relay",
+        "poller_reader",
+        "poller_api",
+    }
     exported = {sample for metric in REGISTRY.collect() for sample in (metric.name, f"{metric.name}_total")}
     assert metrics.LATE is not None
     assert len(named) >= 5
@@ -179,6 +204,8 @@ def commands(group: Any, at: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     for name, command in group.commands.items():
         if hasattr(command, "commands"):
             yield from commands(command, (*at, name))
+            if hasattr(command, "default"):
+                yield (*at, name)
         else:
             yield (*at, name)
 

@@ -111,6 +111,15 @@ def test_what_is_not_known_is_absent_rather_than_null() -> None:
     assert "lastModified" not in sent["data"]["response"]
 
 
+@pytest.mark.parametrize("payload", ["id-only", "full-resource"])
+def test_a_merge_names_both_and_a_delete_says_what_it_was_concluded_from(payload: Payload) -> None:
+    merged = of(an_event(Action.MERGED, resource_type="Patient", id="old", replaced_by="Patient/new"), payload)
+    assert (merged["subject"], merged["data"]["replacedBy"]) == ("Patient/old", "Patient/new")
+    assert "replacedBy" not in of(an_event(Action.UPDATED, replaced_by="Patient/new"), payload)["data"], "merged before"
+    deleted = of(an_event(Action.DELETED, evidence="gone when read"), payload)
+    assert deleted["data"]["evidence"] == "gone when read"
+
+
 def test_a_replay_is_the_same_event_with_another_origin() -> None:
     event = an_event()
     first, again = of(event), of(event, replay="r-1")

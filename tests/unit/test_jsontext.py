@@ -114,3 +114,18 @@ def test_half_a_surrogate_pair_does_not_hold_up_the_rest(document: bytes, taken:
 
 def test_a_pair_of_surrogates_is_one_character() -> None:
     assert jsontext.dumps(jsontext.loads(b'"\\ud83d\\ude00"')) == '"😀"'.encode()
+
+
+def test_an_object_that_is_only_passed_on_is_written_as_it_stood_and_never_parsed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text = b'{"b":13.20,"a":[1e5,"\\u00e9"]}'
+    with monkeypatch.context() as patch:
+        patch.setattr(jsontext, "loads", None)
+        assert jsontext.dumps({"resource": jsontext.Written(text)}) == b'{"resource":' + text + b"}"
+    written = jsontext.Written(text)
+    assert written == jsontext.loads(text)
+    assert (list(written), len(written), str(written["b"])) == (["b", "a"], 2, "13.20")
+    assert "13" not in repr(written)
+    with pytest.raises(ValueError, match="not a JSON object"):
+        len(jsontext.Written(b"[]"))

@@ -53,6 +53,15 @@ def test_a_given_kid_is_kept_and_a_directory_gets_a_name(tmp_path: Path) -> None
     assert json.loads(pair.jwks_path.read_text())["keys"][0]["kid"] == "poller-2025"
 
 
+def test_a_key_is_checked_once_and_another_is_another(tmp_path: Path) -> None:
+    pem = keys.new_key(tmp_path / "a.pem").private_path.read_text()
+    loaded = keys.load_private_key(pem)
+    assert keys.load_private_key(pem.encode()) is loaded
+    other = keys.new_key(tmp_path / "a.pem", force=True)
+    found = keys.load_private_key(other.private_path.read_text())
+    assert found.private_numbers() == other.private_key.private_numbers() != loaded.private_numbers()
+
+
 def test_a_key_is_replaced_only_if_told(tmp_path: Path) -> None:
     first = keys.new_key(tmp_path / "a.pem").private_path.read_bytes()
     with pytest.raises(ConfigError, match="--force"):

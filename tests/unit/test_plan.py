@@ -11,7 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from poller.core.model import Coverage, Kind, Origin, Strategy, Target
-from poller.core.plan import Schedule, TargetState, counts_as_whole, due, late, origin_of, retry_after, wanted_targets
+from poller.core.plan import (
+    PatientState,
+    Schedule,
+    TargetState,
+    counts_as_whole,
+    due,
+    everything_targets,
+    groups_of,
+    late,
+    origin_of,
+    retry_after,
+    wanted_targets,
+)
 
 NOW = dt.datetime(2026, 11, 22, 12, tzinfo=dt.UTC)
 MINUTE = dt.timedelta(minutes=1)
@@ -170,15 +182,64 @@ def test_the_targets_of_each_strategy() -> None:
     def wanted(
         strategy: Strategy, resource_type: str = "Observation", categories: tuple[str, ...] = ()
     ) -> list[Target]:
-        return wanted_targets("p1", resource_type, strategy, categories, ["a", "b"], ["x"])
+        patients = [PatientState("a", 0), PatientState("b", 1), PatientState("c", 2, gone=True)]
+        groups = groups_of(patients, 2, enumerated=True)
+        return wanted_targets("p1", resource_type, strategy, categories, patients, ["x"], groups)
 
     assert wanted(Strategy.WINDOW) == [SWEEP, WINDOW]
     assert wanted(Strategy.SWEEP) == [SWEEP]
     assert wanted(Strategy.PATIENT, "Patient") == [Target("p1", "Patient", Kind.NAMES, names=("x",))]
-    assert [(t.patient, t.category) for t in wanted(Strategy.PATIENT)] == [("a", None), ("b", None)]
+    assert [(t.patient, t.category) for t in wanted(Strategy.PATIENT)] == [("a", None), ("b", None), ("c", None)]
     both = wanted(Strategy.PATIENT, categories=("lab", "vital"))
-    assert [(t.patient, t.category) for t in both] == [("a", "lab"), ("a", "vital"), ("b", "lab"), ("b", "vital")]
-    assert len({target.key for target in both}) == 4
+    assert [(t.patient, t.category) for t in both[:3]] == [("a", "lab"), ("a", "vital"), ("b", "lab")]
+    assert len({target.key for target in both}) == 6
+    windows = wanted(Strategy.PATIENT_WINDOW)
+    assert [(t.kind, t.patient) for t in windows[:2]] == [(Kind.PATIENT, "a"), (Kind.PATIENT_WINDOW, "a")]
+    grouped = wanted(Strategy.PATIENTS)
+    assert [(t.kind, t.patients or t.patient) for t in grouped] == [(Kind.PATIENTS, ("a", "b")), (Kind.PATIENT, "c")]
+    assert wanted(Strategy.EVERYTHING) == [], "one pass reads several types; no feed has targets of its own"
+
+
+def test_one_pass_reads_the_types_that_are_read_so_whole_and_since_when() -> None:
+    strategies = {
+        "Patient": Strategy.EVERYTHING,
+        "Goal": Strategy.EVERYTHING,
+        "Observation": Strategy.EVERYTHING_WINDOW,
+        "Coverage": Strategy.PATIENT,
+    }
+    targets = everything_targets("p1", strategies, [PatientState("a", 0)])
+    assert [(t.kind, t.types) for t in targets] == [
+        (Kind.EVERYTHING, ("Goal", "Observation")),
+        (Kind.EVERYTHING_WINDOW, ("Observation",)),
+    ]
+
+
+def test_a_patient_whom_no_name_shows_is_read_alone() -> None:
+    patients = [PatientState("a", 0), PatientState("b", 1, enumerated=False)]
+    targets = wanted_targets("p1", "Patient", Strategy.PATIENT, (), patients, ["x"], {})
+    assert [(t.kind, t.patient) for t in targets] == [(Kind.NAMES, None), (Kind.PATIENT, "b")]
+    targets = wanted_targets("p1", "Patient", Strategy.PATIENT, (), patients, [], {})
+    assert [(t.kind, t.patient) for t in targets] == [(Kind.PATIENT, "a"), (Kind.PATIENT, "b")], "nor are there names"
+
+
+def test_groups_are_the_same_whoever_comes_and_goes() -> None:
+    patients = [PatientState(str(n), n) for n in range(5)]
+    assert groups_of(patients, 2, enumerated=True) == {"2.0": ("0", "1"), "2.1": ("2", "3"), "2.2": ("4",)}
+    assert groups_of(patients, 2, enumerated=False) == {"2.0": ("0", "1"), "2.1": ("2", "3")}, "it may yet be joined"
+    assert groups_of(patients[:2] + patients[3:], 2, enumerated=True) == {
+        "2.0": ("0", "1"),
+        "2.1": ("3",),
+        "2.2": ("4",),
+    }
+    assert groups_of([dataclasses.replace(patients[0], gone=True), patients[1]], 2, enumerated=True) == {"2.0": ("1",)}
+
+
+def test_a_pass_for_several_feeds_is_owed_when_the_first_of_them_owes_it() -> None:
+    schedule = Schedule.together([Schedule(every=10 * MINUTE), Schedule(every=MINUTE, active=lambda _: False)])
+    assert schedule is not None
+    assert schedule.due_at(NOW) == NOW + MINUTE
+    assert schedule.allows(NOW)
+    assert Schedule.together([]) is None
 
 
 GRACE = dt.timedelta(seconds=30)

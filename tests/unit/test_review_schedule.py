@@ -8,11 +8,11 @@ import zoneinfo
 import pytest
 
 from poller.config.active import ActiveHours
-from poller.config.model import FeedConfig
+from poller.config.feed import FeedConfig
 from poller.config.values import cron_trigger
 from poller.core.model import Kind, Target
 from poller.core.plan import Schedule, TargetState, late
-from poller.cycle import _next_after
+from poller.schedules import _next_after
 
 NEW_YORK = zoneinfo.ZoneInfo("America/New_York")
 MONDAY = dt.datetime(2026, 11, 16, tzinfo=dt.UTC)

@@ -9,8 +9,8 @@ import pytest
 
 from poller.core import jsontext
 from poller.simulator.alignment import content_of, states_of
-from poller.simulator.care import erroneous
 from poller.simulator.faults import Fault, Faults
+from poller.simulator.moves import erroneous
 from poller.simulator.spec import CLINICAL_TYPES, PracticeSpec
 from poller.simulator.truth import Call, import_truth, load_truth, max_calls_in_60s
 from poller.simulator.world import World

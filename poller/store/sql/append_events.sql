@@ -7,15 +7,15 @@ WITH taken AS (
 )
 INSERT INTO poller.event (
   practice, epoch, sequence, recorded_at, event_id, resource_type, id, version, action, origin, digest, changed, categories, status,
-  partition_key, previous_read, last_modified, evidence)
+  partition_key, previous_read, last_modified, evidence, replaced_by)
 SELECT :practice, taken.epoch, taken.before + r.ordinal, :now, r.event_id, r.resource_type, r.id, r.version, r.action, r.origin, r.digest,
-       ARRAY(SELECT jsonb_array_elements_text(CAST(r.changed AS jsonb))),
-       ARRAY(SELECT jsonb_array_elements_text(CAST(r.categories AS jsonb))),
-       r.status, r.partition_key, :previous_read, r.last_modified, :evidence
+       CAST(r.changed AS text[]),
+       CAST(r.categories AS text[]),
+       r.status, r.partition_key, :previous_read, r.last_modified, :evidence, r.replaced_by
 FROM taken, unnest(
   CAST(:event_ids AS uuid[]), CAST(:types AS text[]), CAST(:ids AS text[]), CAST(:versions AS bigint[]), CAST(:actions AS text[]),
   CAST(:origins AS text[]), CAST(:digests AS bytea[]), CAST(:changed AS text[]), CAST(:categories AS text[]), CAST(:statuses AS text[]),
-  CAST(:partition_keys AS text[]), CAST(:last_modified AS timestamptz[]))
+  CAST(:partition_keys AS text[]), CAST(:last_modified AS timestamptz[]), CAST(:replaced_by AS text[]))
   WITH ORDINALITY AS r (event_id, resource_type, id, version, action, origin, digest, changed, categories, status, partition_key, last_modified,
-                        ordinal)
+                        replaced_by, ordinal)
 RETURNING epoch, sequence

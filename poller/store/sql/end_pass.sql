@@ -8,7 +8,9 @@ SET last_began = :began,
     complete_began = CASE WHEN :counts THEN :began ELSE complete_began END,
     complete_ended = CASE WHEN :counts THEN :ended ELSE complete_ended END,
     baseline_at = coalesce(baseline_at, CASE WHEN :counts THEN CAST(:ended AS timestamptz) END),
+    known = CASE WHEN :counts THEN ARRAY(SELECT unnest(known) UNION SELECT unnest(CAST(:read_types AS text[]))) ELSE known END,
     cursor_at = CASE WHEN :counts AND NOT :reread THEN greatest(cursor_at, CAST(:cursor_at AS timestamptz)) ELSE cursor_at END,
-    reread = :reread OR (reread AND NOT :counts),
+    -- a type or patient that joined while it was read is still to be read
+    reread = :reread OR (reread AND NOT (:counts AND types <@ CAST(:read_types AS text[]) AND population <= :read_patients)),
     sweep_found = CASE WHEN :counts THEN ARRAY(SELECT unnest(sweep_found) EXCEPT SELECT unnest(CAST(:settled AS text[]))) ELSE sweep_found END
 WHERE practice = :practice AND target = :target

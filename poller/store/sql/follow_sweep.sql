@@ -1,4 +1,4 @@
--- Where the first window beside a sweep starts.
+-- Where the first window beside a content read starts.
 UPDATE poller.target
 SET cursor_at = CAST(:window_from AS timestamptz)
-WHERE practice = :practice AND resource_type = :resource_type AND kind = 'window' AND cursor_at IS NULL
+WHERE practice = :practice AND target = :window AND cursor_at IS NULL

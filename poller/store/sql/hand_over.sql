@@ -8,7 +8,9 @@ WITH handed AS (
     AND EXISTS (
       SELECT FROM poller.member AS o
       JOIN poller.target AS t ON t.practice = o.practice AND t.target = o.target AND t.retired_at IS NULL
-      WHERE o.practice = a.practice AND o.resource_type = a.resource_type AND o.id = a.id AND o.target <> a.target)
+      WHERE o.practice = a.practice AND o.resource_type = a.resource_type AND o.id = a.id AND o.target <> a.target
+        AND t.kind <> 'bulk' -- an export may never be made again
+        AND (t.resource_type = o.resource_type OR o.resource_type = ANY (t.types)))
   RETURNING m.id
 )
 DELETE FROM poller.absence AS a

@@ -1,8 +1,9 @@
 -- A complete pass of a patient's target, or of all names, without resources that it had shown; as note_missing does for a whole type.
+-- Where several types are read, what was seen is named with its type.
 INSERT INTO poller.absence (practice, resource_type, id, target, state, reason, first_missing_at, pass_began, passes)
-SELECT :practice, :resource_type, s.id, :target, 'missing', 'not in a complete pass', :now, :began, 1
+SELECT :practice, s.resource_type, s.id, :target, 'missing', 'not in a complete pass', :now, :began, 1
 FROM (
-  SELECT m.id
+  SELECT m.resource_type, m.id
   FROM poller.member AS m
   CROSS JOIN LATERAL (
     SELECT k.deleted, k.read_ended FROM poller.snapshot AS k
@@ -10,12 +11,12 @@ FROM (
     LIMIT 1) AS s
   WHERE m.practice = :practice
     AND m.target = :target
-    AND m.resource_type = :resource_type
+    AND m.resource_type = ANY (CAST(:types AS text[]))
     AND NOT s.deleted
     AND s.read_ended < :began
   EXCEPT
-  SELECT unnest(CAST(:seen AS text[]))) AS s
-ORDER BY s.id
+  SELECT o.resource_type, o.id FROM unnest(CAST(:seen_types AS text[]), CAST(:seen AS text[])) AS o (resource_type, id)) AS s
+ORDER BY s.resource_type, s.id
 ON CONFLICT (practice, resource_type, id) DO UPDATE
 SET passes = absence.passes + 1,
     pass_began = EXCLUDED.pass_began,

@@ -1,5 +1,9 @@
+-- Under other rules than before. The body is another only where what is shown now was the same under the rules before.
 UPDATE poller.snapshot AS s
-SET digest = r.digest, elements = CAST(r.elements AS jsonb), rules_version = :rules_version
-FROM unnest(CAST(:types AS text[]), CAST(:ids AS text[]), CAST(:digests AS bytea[]), CAST(:elements AS text[]))
-  AS r (resource_type, id, digest, elements)
+SET digest = r.digest, elements = CAST(r.elements AS json), rules_version = r.rules, unfiltered = r.unfiltered,
+    codec = coalesce(r.codec, s.codec), body = coalesce(r.body, s.body)
+FROM unnest(
+  CAST(:types AS text[]), CAST(:ids AS text[]), CAST(:digests AS bytea[]), CAST(:elements AS text[]), CAST(:rules AS integer[]),
+  CAST(:unfiltered AS bytea[]), CAST(:codecs AS smallint[]), CAST(:bodies AS bytea[]))
+  AS r (resource_type, id, digest, elements, rules, unfiltered, codec, body)
 WHERE s.practice = :practice AND s.resource_type = r.resource_type AND s.id = r.id

@@ -1,9 +1,10 @@
--- What another strategy has found belongs to the new patient target too, so that its disappearance is noticed.
+-- What is stored of a patient belongs to a target that is new, or back, or reads more, so that its disappearance is noticed.
 INSERT INTO poller.member (practice, target, resource_type, id)
-SELECT t.practice, t.target, s.resource_type, s.id
-FROM poller.target AS t
-JOIN poller.snapshot AS s
-  ON s.practice = t.practice AND s.partition_key = 'Patient/' || t.patient AND s.resource_type = t.resource_type
-WHERE t.practice = :practice AND t.resource_type = :resource_type AND t.kind = 'patient' AND t.last_began IS NULL
-  AND NOT s.deleted AND (t.category IS NULL OR t.category = ANY (s.categories))
+SELECT :practice, c.target, s.resource_type, s.id
+FROM unnest(CAST(:targets AS text[]), CAST(:patients AS text[]), CAST(:categories AS text[])) AS c (target, patient, category)
+CROSS JOIN LATERAL (
+  SELECT k.resource_type, k.id FROM poller.snapshot AS k
+  WHERE k.practice = :practice AND k.partition_key = 'Patient/' || c.patient AND k.resource_type = ANY (CAST(:types AS text[]))
+    AND NOT k.deleted AND (c.category IS NULL OR c.category = ANY (k.categories))) AS s
+ORDER BY c.target, s.resource_type, s.id
 ON CONFLICT DO NOTHING

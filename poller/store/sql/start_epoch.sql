@@ -1,6 +1,7 @@
 WITH begun AS (
   UPDATE poller.practice_log
   SET epoch = greatest(epoch + 1, CAST(extract(epoch FROM clock_timestamp()) AS bigint)),
+      earlier = earlier + head,
       head = 0,
       version_floor = greatest(version_floor + 1, CAST(extract(epoch FROM clock_timestamp()) AS bigint) * 1000)
   WHERE practice = :practice

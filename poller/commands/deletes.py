@@ -1,0 +1,63 @@
+"""Commands on deletes that wait for a person."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from poller import display
+from poller.app import Installation
+from poller.commands.options import DEFAULT_CONFIG, ConfigOption, Practice, load
+
+app = typer.Typer(help="Deletes that wait for a person.", no_args_is_help=True)
+
+Held = Annotated[str | None, typer.Option("--type", help="Only this resource type.")]
+HeldId = Annotated[str | None, typer.Option("--id", help="Only this id.")]
+
+
+@app.command("list")
+def list_(
+    practice: Practice,
+    config: ConfigOption = DEFAULT_CONFIG,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also what is merely missing, and what was discarded.")
+    ] = False,
+) -> None:
+    """Deletes held because they are too many at once, and why."""
+    with Installation(load(config)) as installation:
+        states = ["held", "released"] + (["missing", "discarded"] if everything else [])
+        code = installation.practice(practice).code
+        found = installation.deletes.listed(code, states)
+    table = Table("resource", "state", "missing since", "passes", "reason")
+    for absence in found:
+        since = f"{absence.first_missing_at:%Y-%m-%d %H:%M:%S}"
+        table.add_row(
+            f"{absence.resource_type}/{absence.id}", absence.state, since, str(absence.passes), absence.reason
+        )
+    display.console().print(table if found else "nothing is held")
+
+
+@app.command("release")
+def release(
+    practice: Practice, resource_type: Held = None, id_: HeldId = None, config: ConfigOption = DEFAULT_CONFIG
+) -> None:
+    """Let held deletes go on: each is read once more and, if still gone, published."""
+    _rule(config, practice, "released", resource_type, id_)
+
+
+@app.command("discard")
+def discard(
+    practice: Practice, resource_type: Held = None, id_: HeldId = None, config: ConfigOption = DEFAULT_CONFIG
+) -> None:
+    """Never publish these deletes, unless the resources are seen and go missing again."""
+    _rule(config, practice, "discarded", resource_type, id_)
+
+
+def _rule(config: Path, practice: str, verdict: str, resource_type: str | None, id_: str | None) -> None:
+    with Installation(load(config)) as installation:
+        code = installation.practice(practice).code
+        count = installation.deletes.rule(code, verdict, resource_type, id_)
+    typer.echo(f"{count} {verdict}")

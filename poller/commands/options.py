@@ -1,0 +1,120 @@
+"""What several commands take, and how each reads the configuration."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from poller import config as configuration
+from poller import keys, logs
+from poller.app import Installation
+from poller.config import Config
+from poller.config.salvage import Found, salvage
+from poller.config.values import parse_duration
+from poller.control import whoami
+from poller.errors import ConfigError, NotFound
+from poller.reloading import Written
+from poller.store.control import Revision
+
+ConfigOption = Annotated[Path, typer.Option("--config", "-c", envvar="POLLER_CONFIG", help="The configuration file.")]
+DataDirOption = Annotated[
+    Path | None,
+    typer.Option("--data-dir", help="Where data_dir is, should the file be too broken to say it."),
+]
+Practice = Annotated[str, typer.Argument(help="Code of the practice, as in the configuration.")]
+
+
+def a_text(value: str) -> str:
+    """What is kept as text. Raises typer.BadParameter for what no database takes as such."""
+    if "\x00" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise typer.BadParameter("not text; write UTF-8 without NUL")
+    return value
+
+
+Reason = Annotated[str, typer.Option("--reason", help="Why; kept with who asks. Name no patient.", callback=a_text)]
+Actor = Annotated[
+    str, typer.Option("--actor", help="Who asks; without, who runs this.", default_factory=whoami, callback=a_text)
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object.")]
+DEFAULT_CONFIG = Path("config/poller.yaml")
+
+
+def make_simulator_key(path: Path) -> Path:
+    """The key that the shipped configuration reads the simulator with; made at first use, so that the file runs as it is."""
+    key = configuration.data_directory(path) / "keys" / "simulator.pem"
+    try:
+        wanted = not path.exists() or "$data_dir/keys/simulator.pem" in path.read_text(
+            encoding="utf-8", errors="replace"
+        )
+    except OSError:
+        wanted = False  # what is wrong with the file is said when it is loaded
+    if wanted and not key.exists():
+        key.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        keys.new_key(key)
+    return key
+
+
+def load(path: Path) -> Config:
+    """The configuration, with the logs set up as it says. Raises ConfigError."""
+    return load_written(path).config
+
+
+def load_written(path: Path) -> Written:
+    """The same, with the text. Raises ConfigError."""
+    make_simulator_key(path)
+    written = Written.read(path)
+    logs.configure(written.config.logging.format, written.config.logging.level)
+    return written
+
+
+def locate(path: Path, data_dir: Path | None, broken: ConfigError) -> Found:
+    """Where the store of a broken configuration is. Raises ConfigError with what is broken if that cannot be told."""
+    found = salvage(path, data_dir)
+    if found is None:
+        raise ConfigError(
+            [
+                *broken.problems,
+                f"{path}: nor can it be told where the store is; mend data_dir: and store: first, or name the former with --data-dir",
+            ]
+        )
+    return found
+
+
+def last_good(path: Path, data_dir: Path | None, broken: ConfigError) -> tuple[Written, Revision]:
+    """The configuration that was accepted last, for a file that is broken. Raises ConfigError if there is none that can be used."""
+    with Installation(locate(path, data_dir, broken)) as installation:
+        try:
+            revision = installation.control.revision()
+        except NotFound as error:
+            raise ConfigError([*broken.problems, f"{path}: {error}"]) from None
+    try:
+        written = Written.of(revision.written, path)
+    except ConfigError as error:
+        problems = [f"revision {revision.revision}: {problem}" for problem in error.problems]
+        raise ConfigError([*broken.problems, *problems]) from None
+    logs.configure(written.config.logging.format, written.config.logging.level)
+    return written, revision
+
+
+@contextlib.contextmanager
+def installed(path: Path) -> Iterator[Installation]:
+    """Store and broker, for commands that must not fail because someone has just broken the file: then by what was accepted last."""
+    try:
+        config = load(path)
+    except ConfigError as broken:
+        config = last_good(path, None, broken)[0].config
+    with Installation(config) as installation:
+        yield installation
+
+
+def duration(written: str) -> dt.timedelta:
+    """A duration as the configuration takes it."""
+    try:
+        return parse_duration(written)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None

@@ -1,0 +1,157 @@
+"""Commands on sinks: their books, and what is parked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from poller import display
+from poller.app import Installation
+from poller.commands.options import DEFAULT_CONFIG, ConfigOption, load
+from poller.config import Config
+from poller.core.envelope import wire_sequence
+from poller.errors import DEGRADED, NotFound
+from poller.store.sinks import Books, Parked
+
+app = typer.Typer(help="Where events go: the books, and what is parked.", no_args_is_help=True)
+
+SinkName = Annotated[str, typer.Argument(help="Name of the sink, as in the configuration.")]
+InPractice = Annotated[str, typer.Argument(metavar="PRACTICE", help="Code of the practice.")]
+OfType = Annotated[str | None, typer.Option("--type", help="Only this resource type.")]
+OfId = Annotated[str | None, typer.Option("--id", help="Only this id.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
+
+
+@app.command("list")
+def list_(config: ConfigOption = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
+    """The books: what became of each change recorded, by sink and practice. Exits 3 if something is parked, 1 if they do not balance.
+
+    Example: poller sinks list --json
+    """
+    loaded = load(config)
+    with Installation(loaded) as installation:
+        books = installation.sinks.books()
+    if as_json:
+        _lines(_as_json(one, loaded) for one in books)
+    else:
+        columns = ("recorded", "skipped", "delivered", "filtered", "discarded", "parked", "waiting", "missing")
+        table = Table("sink", "practice", *columns, "")
+        for one in books:
+            table.add_row(one.sink, one.practice, *(str(getattr(one, name)) for name in columns), _remark(one, loaded))
+        display.console().print(table if books else "no sink has begun yet; `poller run` begins them")
+    if any(one.missing for one in books):
+        raise typer.Exit(1)
+    if any(one.parked or one.released for one in books):
+        raise typer.Exit(DEGRADED)
+
+
+@app.command()
+def show(
+    sink: SinkName,
+    practice: Annotated[str | None, typer.Option(help="Only this practice.")] = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+    as_json: AsJson = False,
+) -> None:
+    """What is parked for a sink, in order, and why. Exits 6 for a sink that is neither configured nor has ever begun.
+
+    Example: poller sinks show changes --practice FAMLYMED
+    """
+    loaded = load(config)
+    with Installation(loaded) as installation:
+        parked = installation.sinks.parked(sink, practice)
+        if not parked and sink not in loaded.sinks and all(one.sink != sink for one in installation.sinks.books()):
+            raise NotFound(f"no sink {sink}; see `poller sinks list`")
+    if as_json:
+        _lines(_parked_as_json(one) for one in parked)
+        return
+    table = Table("practice", "sequence", "resource", "parked since", "state", "reason")
+    for one in parked:
+        table.add_row(
+            one.practice,
+            wire_sequence(*one.place),
+            f"{one.resource_type}/{one.id}",
+            f"{one.parked_at:%Y-%m-%d %H:%M:%S}",
+            "released" if one.released else "parked",
+            one.reason,
+        )
+    display.console().print(table if parked else "nothing is parked")
+
+
+@app.command()
+def release(
+    sink: SinkName,
+    practice: InPractice,
+    resource_type: OfType = None,
+    id_: OfId = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Let parked events go on: a running poller sends them, each resource's in order. One that is refused again is parked again.
+
+    Example: poller sinks release changes FAMLYMED --type DocumentReference
+    """
+    with Installation(load(config)) as installation:
+        count = installation.sinks.release(sink, practice, resource_type, id_)
+    typer.echo(f"{count} released")
+
+
+@app.command()
+def discard(
+    sink: SinkName,
+    practice: InPractice,
+    resource_type: OfType = None,
+    id_: OfId = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Give parked events up: this sink never gets them. The books keep their number; other sinks and the history keep the events.
+
+    Example: poller sinks discard changes FAMLYMED --type DocumentReference --id the-id
+    """
+    with Installation(load(config)) as installation:
+        if not installation.sinks.parked(sink, practice, (resource_type, id_), limit=1):
+            raise NotFound("nothing of that is parked; see `poller sinks show`")
+        count = installation.sinks.discard(sink, practice, resource_type, id_)
+    typer.echo(f"{count} discarded")
+
+
+def _lines(objects: Iterable[Mapping[str, Any]]) -> None:
+    for one in objects:
+        typer.echo(json.dumps(one))
+
+
+def _as_json(books: Books, config: Config) -> dict[str, Any]:
+    counts = ("recorded", "skipped", "delivered", "filtered", "discarded", "parked", "waiting", "missing")
+    return {
+        "sink": books.sink,
+        "practice": books.practice,
+        "configured": books.sink in config.sinks,
+        "start": books.start,
+        "started_at": books.started_at.isoformat(),
+        **{name: getattr(books, name) for name in counts},
+        "released": books.released,
+        "snapshot": {"under_way": books.in_snapshot, "resources": books.ordinal},
+        "held": books.held,
+        "moved_at": books.moved_at.isoformat() if books.moved_at is not None else None,
+    }
+
+
+def _parked_as_json(parked: Parked) -> dict[str, Any]:
+    return {
+        "practice": parked.practice,
+        "sequence": wire_sequence(*parked.place),
+        "resource": f"{parked.resource_type}/{parked.id}",
+        "reason": parked.reason,
+        "released": parked.released,
+        "parked_at": parked.parked_at.isoformat(),
+    }
+
+
+def _remark(books: Books, config: Config) -> str:
+    if books.sink not in config.sinks:
+        return "not in the configuration any more"
+    if books.in_snapshot:
+        return f"snapshot under way, {books.ordinal} resources"
+    return f"held by {books.held}" if books.held is not None else ""

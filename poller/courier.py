@@ -1,0 +1,448 @@
+"""One sink's way out: what is behind its cursor, what is refused, and what is parked for it.
+
+A refusal of everything (a full queue, a broker without memory, an exchange without queues) holds the stream: nothing is lost by waiting.
+A refusal of one event alone must not. So an event that was refused :data:`TRIES` times is parked only if the broker says that it will never
+take it, or if it was unroutable and, at once afterwards, another event was taken.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from dataclasses import dataclass, field
+from itertools import takewhile
+from typing import TYPE_CHECKING, Protocol
+
+import structlog
+
+from poller import metrics
+from poller.broker.port import Cause
+from poller.core.backoff import pause
+from poller.core.envelope import message, wire_sequence
+from poller.core.pace import Pace
+from poller.core.sink import Fate, go_around, park_first, settle, sort_out, witnesses
+from poller.errors import BrokerError, PollerError
+
+if TYPE_CHECKING:
+    import uuid
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from poller.broker.port import Outcome, Publisher
+    from poller.core.envelope import Message
+    from poller.core.model import Event
+    from poller.core.sink import Sink, Step
+    from poller.store.log import Position
+
+log = structlog.get_logger(__name__)
+
+_BATCH = 500
+"""Events read, sent and passed by the cursor together."""
+_RELEASED = 50
+"""Released events sent together: few, since what is sent behind one that is refused again arrives twice."""
+TRIES = 3
+"""Refusals of an event before it is asked whether others pass."""
+_WITNESSES = 4
+"""Other events by which that is asked."""
+
+_RESTORED = (
+    "the log ends before what was already sent: this database was restored from a backup. Start a new epoch for the"
+    " practice before anything is published"
+)
+_OVERTAKEN = (
+    "events that this sink has not had are past retention, dropped while it was not configured. Give it another name, and"
+    " start: snapshot, to begin from what is there now"
+)
+
+
+class SinkLog(Protocol):
+    """What the relay asks of the store."""
+
+    def begin(self, sink: Sink) -> None:
+        """Let a new sink take its place in the log."""
+        ...
+
+    def settle_holds(self, sink: str) -> list[tuple[str, str, bool]]:
+        """Grant the holds that are asked for, and end those that have lapsed."""
+        ...
+
+    def positions(self, sink: str) -> list[Position]:
+        """Where the sink stands in every practice's log."""
+        ...
+
+    def after(
+        self, practice: str, epoch: int, sequence: int, limit: int, *, bodies: bool, of_deleted: bool = False
+    ) -> list[Event]:
+        """The events after a position, in order; with bodies if asked."""
+        ...
+
+    def snapshot(self, practice: str, position: Position, limit: int) -> list[Event]:
+        """The next resources of the snapshot that the sink starts from, as events."""
+        ...
+
+    def end_snapshot(self, sink: str, position: Position) -> None:
+        """The snapshot has gone out."""
+        ...
+
+    def parked_among(self, sink: str, practice: str, events: Sequence[Event]) -> set[tuple[str, str]]:
+        """Those resources of ``events`` of which events are parked."""
+        ...
+
+    def advance(self, sink: str, position: Position, step: Step) -> None:
+        """Move the cursor past the step, park and book. Raises StoreError if another relay has moved it."""
+        ...
+
+    def released(self, sink: Sink, practice: str, limit: int) -> list[Event]:
+        """The first parked events that are to be tried again, in order."""
+        ...
+
+    def unpark(self, sink: str, position: Position, events: Sequence[Event], delivered: Sequence[Event]) -> None:
+        """Take events out of the parked ones, those delivered having gone to the queues. Raises StoreError as above."""
+        ...
+
+    def park_again(self, sink: str, practice: str, event: Event, reason: str) -> None:
+        """A released event was refused once more."""
+        ...
+
+
+@dataclass
+class Trouble:
+    """What keeps a sink, or one practice's stream to it, from going on, and until when to leave it alone."""
+
+    reason: str | None = None
+    times: int = 0
+    until: float = 0.0
+    event: uuid.UUID | None = None
+    """The event that is refused."""
+    refusals: int = 0
+    """Of that event, in a row."""
+    said: set[str] = field(default_factory=set)
+    """The reasons that there have been since it went well: a broker that is away can be so in several ways by turns."""
+
+    def remaining(self) -> float:
+        """Seconds to leave it alone."""
+        return max(0.0, self.until - time.monotonic())
+
+    def tries_of(self, event: Event) -> int:
+        """How often this event was refused in a row."""
+        return self.refusals if self.event == event.event_id else 0
+
+    def happened(self, reason: str, event: Event | None = None) -> bool:
+        """Note it; whether this reason is news."""
+        news = reason not in self.said
+        self.said.add(reason)
+        self.times = 1 if self.reason is None else self.times + 1
+        self.refusals = self.tries_of(event) + 1 if event is not None else 0
+        self.event = event.event_id if event is not None else None
+        self.reason = reason
+        self.until = time.monotonic() + pause(self.times, random.random())  # noqa: S311 - spreads retries, guards nothing
+        return news
+
+    def over(self) -> bool:
+        """Note that it went well; whether that is news."""
+        news = self.reason is not None
+        self.reason, self.times, self.until, self.event, self.refusals = None, 0, 0.0, None, 0
+        self.said.clear()
+        return news
+
+
+@dataclass
+class Outlet:
+    """A sink and the way there."""
+
+    sink: Sink
+    publisher: Publisher
+    trouble: Trouble = field(default_factory=Trouble)
+    streams: dict[str, Trouble] = field(default_factory=dict)
+    """By practice."""
+
+    def stream(self, practice: str) -> Trouble:
+        """The state of one practice's stream to this sink."""
+        return self.streams.setdefault(practice, Trouble())
+
+
+class Courier:
+    """Carries the log to one sink."""
+
+    def __init__(self, event_log: SinkLog, outlet: Outlet, sources: Mapping[str, str], poll: float) -> None:
+        self._log = event_log
+        self._outlet = outlet
+        self.sink = self._sink = outlet.sink
+        self._publisher = outlet.publisher
+        self._sources = sources
+        self._poll = poll
+        self._lull = poll
+        """Seconds until the next look, unless there is news."""
+        self._pace = Pace(outlet.sink.pace) if outlet.sink.pace is not None else None
+        self._begun = False
+        self._furthest: dict[str, tuple[tuple[int, int], tuple[int, int, int]]] = {}
+        """By practice: the furthest head and cursor that were ever seen."""
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"relay:{outlet.sink.name}", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def notify(self) -> None:
+        """There is something new in the log."""
+        self._wake.set()
+
+    def halt(self) -> None:
+        """Make it end soon."""
+        self._stopping.set()
+        self._wake.set()
+        self._publisher.halt()
+
+    def join(self, timeout: float) -> None:
+        """Wait until it has ended."""
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
+
+    def troubles(self) -> dict[str, str]:
+        """What keeps it from going on."""
+        name, trouble = self._sink.name, self._outlet.trouble
+        found = {name: trouble.reason} if trouble.reason is not None else {}
+        for practice, stream in list(self._outlet.streams.items()):
+            if stream.reason is not None:
+                found[f"{name}, practice {practice}"] = stream.reason
+        return found
+
+    def _run(self) -> None:
+        """Turn after turn until stopped."""
+        try:
+            while not self._stopping.is_set():
+                self._wake.clear()
+                if not self._turn():
+                    self._wake.wait(self._lull)
+        finally:
+            self._publisher.close()
+
+    def _turn(self) -> bool:
+        """Go once through all practices. Returns whether it is worth coming back at once."""
+        self._lull = self._poll
+        trouble = self._outlet.trouble
+        if trouble.remaining():
+            return False
+        try:
+            busy = self._serve()
+        except Exception as error:  # noqa: BLE001 - whatever it was: said aloud, shown, and tried again, for events must not stop for good
+            if not self._stopping.is_set():
+                self._away(error)
+            return False
+        if trouble.over():
+            log.info("the sink takes events again", action="relay.recovered", sink=self._sink.name)
+        return busy
+
+    def _away(self, error: Exception) -> None:
+        """Let go of the connection and wait; only our own errors have words that may be logged."""
+        self._publisher.close()
+        reason = str(error) if isinstance(error, PollerError) else type(error).__name__
+        if self._outlet.trouble.happened(reason):
+            away = "relay.broker_away" if isinstance(error, BrokerError) else "relay.failed"
+            log.error("events wait in the log", action=away, sink=self._sink.name, reason=reason)
+
+    def _serve(self) -> bool:
+        self._publisher.open()
+        self._publisher.tend()
+        if not self._begun:
+            self._log.begin(self._sink)
+            self._begun = True
+        busy = False
+        self._settle_holds()
+        for position in self._log.positions(self._sink.name):
+            self._measure(position)
+            if self._stopping.is_set():
+                return False
+            behind = (position.epoch, position.sequence) != (position.head_epoch, position.head)
+            if position.held is None and (behind or position.released or position.snapshot_type is not None):
+                busy |= self._try_to_carry(position)
+        return busy
+
+    def _try_to_carry(self, position: Position) -> bool:
+        """What cannot be read of one practice (:func:`poller.core.canonical.body_text`) stops none of the others."""
+        try:
+            return self._carry(position)
+        except ValueError as error:
+            self._stuck(position.practice, type(error).__name__, "relay.failed")
+            return False
+
+    def _settle_holds(self) -> None:
+        """Stop a practice where a replay goes into a queue of this sink; nothing of it is under way now."""
+        for practice, replay, has_lapsed in self._log.settle_holds(self._sink.name):
+            told = {"sink": self._sink.name, "practice": practice, "replay": replay}
+            if has_lapsed:
+                log.warning("a replay has not gone on, so delivery does", action="relay.hold-lapsed", **told)
+            else:
+                log.info("delivery waits for a replay", action="relay.held", **told)
+
+    def _measure(self, position: Position) -> None:
+        """Show where the sink stands."""
+        lag = position.head - (position.sequence if position.epoch == position.head_epoch else 0)
+        metrics.SINK_LAG.labels(self._sink.name, position.practice).set(max(0, lag))
+        metrics.PARKED.labels(self._sink.name, position.practice).set(position.parked)
+
+    def _carry(self, position: Position) -> bool:
+        """Send a batch of one practice's events. Returns whether that went well and more may wait."""
+        stream = self._outlet.stream(position.practice)
+        if stream.remaining():
+            return False
+        if hindrance := self._hindrance(position):
+            self._stuck(position.practice, hindrance, "relay.halted")
+            return False
+        alone = stream.reason is not None  # what was refused is tried alone, lest its successors arrive again and again
+        room = self._room()
+        if room == 0:
+            return False
+        limit = (
+            _BATCH if alone else min(_BATCH, room * 2)
+        )  # one is sent, but by others behind it is told whether all are refused
+        if alone:
+            self._publisher.declare()
+        elif position.released:
+            return self._send_released(position, min(room, _RELEASED))
+        if position.snapshot_type is not None:
+            events = self._log.snapshot(position.practice, position, limit)
+            if not events:
+                self._log.end_snapshot(self._sink.name, position)
+                return True
+        else:
+            events = self._after(position, limit)
+        return self._send(position, events, 1 if alone else room)
+
+    def _after(self, position: Position, limit: int) -> list[Event]:
+        bodies = self._sink.reads_bodies
+        return self._log.after(
+            position.practice, position.epoch, position.sequence, limit, bodies=bodies, of_deleted=bodies
+        )
+
+    def _room(self) -> int:
+        """How many events may be sent now."""
+        if self._pace is None:
+            return _BATCH
+        room = min(_BATCH, self._pace.allowed(time.monotonic()))
+        if room == 0:
+            self._lull = min(self._poll, self._pace.wait())
+        return room
+
+    def _send(self, position: Position, events: Sequence[Event], most: int) -> bool:
+        practice, sink = position.practice, self._sink
+        parked = self._log.parked_among(sink.name, practice, events) if position.parked else set[tuple[str, str]]()
+        fates = sort_out(events, sink, parked)
+        to_send = [event for event, fate in zip(events, fates, strict=True) if fate is Fate.SEND][:most]
+        outcome = self._publish(to_send, position.routed)
+        step = settle(events, fates, outcome.confirmed)
+        around = self._past_refusal(position, events, fates, outcome) if most == 1 else None
+        if around is not None:
+            step = around
+        if step is not None:
+            self._log.advance(sink.name, position, step)
+            metrics.PUBLISHED.labels(sink.name, practice).inc(step.delivered)
+        if around is not None:
+            self._say_parked(practice, around.parked[0].reason, len(around.parked))
+        elif outcome.refused is not None:
+            self._stuck(practice, outcome.refused, "relay.refused", to_send[outcome.confirmed])
+            return False
+        self._flows(practice)
+        return bool(events)
+
+    def _past_refusal(
+        self, position: Position, events: Sequence[Event], fates: Sequence[Fate], outcome: Outcome
+    ) -> Step | None:
+        """The step past an event that is refused for itself; None while it may be a refusal of all.
+
+        ``outcome`` is of the first event to send, tried alone.
+        """
+        if outcome.refused is None or outcome.cause is Cause.NOT_TAKEN:
+            return None
+        refused = events[fates.index(Fate.SEND)]
+        if self._outlet.stream(position.practice).tries_of(refused) + 1 < TRIES:
+            return None
+        if outcome.cause is Cause.UNACCEPTABLE:
+            return park_first(events, fates, outcome.refused)
+        for index in witnesses(events, fates, _WITNESSES):
+            if self._publish([events[index]], position.routed).confirmed:
+                return go_around(events, fates, index, outcome.refused)
+        return None
+
+    def _send_released(self, position: Position, most: int) -> bool:
+        """Try the first released events again, in order."""
+        practice, sink = position.practice, self._sink
+        events = self._log.released(sink, practice, most)
+        wanted = [event for event in events if sink.wants(event)]
+        self._publisher.declare()
+        outcome = self._publish(wanted, position.routed)
+        delivered = wanted[: outcome.confirmed]
+        refused = wanted[outcome.confirmed] if outcome.refused is not None else None
+        gone = list(takewhile(lambda event: event is not refused, events))
+        if gone:
+            self._log.unpark(sink.name, position, gone, delivered)
+            metrics.PUBLISHED.labels(sink.name, practice).inc(len(delivered))
+        if refused is None:
+            return True
+        assert outcome.refused is not None  # noqa: S101 - it is what refused is made of
+        if outcome.cause is Cause.NOT_TAKEN:
+            self._stuck(practice, outcome.refused, "relay.refused", refused)
+            return False
+        self._log.park_again(sink.name, practice, refused, outcome.refused)
+        self._say_parked(practice, outcome.refused, 1)
+        return True
+
+    def _publish(self, events: Sequence[Event], routed: str | None) -> Outcome:
+        """Send events, each chained to the one routed to this sink before it."""
+        outcome = self._publisher.publish(list(self._messages(events, routed)))
+        if self._pace is not None:
+            self._pace.spend(outcome.confirmed)
+        return outcome
+
+    def _messages(self, events: Sequence[Event], routed: str | None) -> Iterator[Message]:
+        for event in events:
+            source = self._sources[event.practice]
+            yield message(event, base_url=source, payload=self._sink.payload, previous_sequence=routed)
+            routed = wire_sequence(event.epoch, event.sequence, event.ordinal)
+
+    def _hindrance(self, position: Position) -> str | None:
+        """Why nothing of this practice may be sent now."""
+        head = (position.head_epoch, position.head)
+        place = (position.epoch, position.sequence, position.ordinal)
+        furthest_head, furthest = self._furthest.get(position.practice, (head, place))
+        if place[:2] > head or head < furthest_head or place < furthest:
+            return _RESTORED
+        self._furthest[position.practice] = (head, place)
+        if position.practice not in self._sources:
+            return "the practice is no longer configured, though events of it wait"
+        return _OVERTAKEN if position.overtaken else None
+
+    def _stuck(self, practice: str, reason: str, action: str, event: Event | None = None) -> None:
+        """Leave this practice's stream alone for a while; the others go on."""
+        metrics.REFUSED.labels(self._sink.name, practice).set(1)
+        if self._outlet.stream(practice).happened(reason, event):
+            log.error(
+                "this practice's events wait in the log",
+                action=action,
+                sink=self._sink.name,
+                practice=practice,
+                reason=reason,
+            )
+
+    def _flows(self, practice: str) -> None:
+        """This practice's events go on."""
+        if self._outlet.stream(practice).over():
+            metrics.REFUSED.labels(self._sink.name, practice).set(0)
+            log.info(
+                "the sink takes this practice's events again",
+                action="relay.resumed",
+                sink=self._sink.name,
+                practice=practice,
+            )
+
+    def _say_parked(self, practice: str, reason: str, events: int) -> None:
+        log.error(
+            "events are parked, others go on",
+            action="relay.parked",
+            sink=self._sink.name,
+            practice=practice,
+            events=events,
+            reason=reason,
+        )

@@ -1,0 +1,17 @@
+-- A patient who is gone, and whose searches are refused for that: there will be no complete pass of this target any more. What it has shown
+-- is asked for one by one; only a read that finds it gone deletes it.
+INSERT INTO poller.absence (practice, resource_type, id, target, state, reason, first_missing_at, pass_began, passes)
+SELECT :practice, m.resource_type, m.id, :target, 'missing', 'its patient is gone and not searched any more', :now, :began, 1
+FROM poller.member AS m
+CROSS JOIN LATERAL (
+  SELECT k.deleted, k.read_ended FROM poller.snapshot AS k
+  WHERE k.practice = m.practice AND k.resource_type = m.resource_type AND k.id = m.id
+  LIMIT 1) AS s
+WHERE m.practice = :practice AND m.target = :target AND m.resource_type = ANY (CAST(:types AS text[]))
+  AND NOT s.deleted AND s.read_ended < :began
+ORDER BY m.resource_type, m.id
+ON CONFLICT (practice, resource_type, id) DO UPDATE
+SET passes = absence.passes + 1,
+    pass_began = EXCLUDED.pass_began,
+    target = EXCLUDED.target,
+    wait_passes = greatest(0, absence.wait_passes - 1)

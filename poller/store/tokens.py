@@ -1,0 +1,121 @@
+"""Tokens of the reading API, and the audit of what was read with them."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import IntegrityError
+
+from poller.errors import NotFound, PollerError
+from poller.store.engine import sql
+
+EVERY_PRACTICE = "*"
+_MARK = "ehrp_"
+"""By which scanners for leaked secrets can tell one of ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token as it is kept: never the token itself."""
+
+    name: str
+    practices: tuple[str, ...]
+    made_at: dt.datetime
+    made_by: str
+    expires_at: dt.datetime | None
+    revoked_at: dt.datetime | None
+
+    def may_read(self, practice: str) -> bool:
+        """Whether it has rights in the practice."""
+        return practice in self.practices or EVERY_PRACTICE in self.practices
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """One read by the API."""
+
+    practice: str
+    token: str | None
+    """None: no token that is known."""
+    asked: str
+    """``current``, ``version``, ``at`` or ``history``."""
+    resource_type: str
+    id: str
+    version: int | None
+    status: int
+    """Of the answer."""
+    read_at: dt.datetime | None = None
+
+
+def digest_of(token: str) -> bytes:
+    """What is kept of a token. A plain hash: 256 random bits cannot be guessed, so nothing slow is needed."""
+    return hashlib.sha256(token.encode()).digest()
+
+
+class TokenStore:
+    """Makes, lists and revokes tokens, for an operator. Each statement is a transaction."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def new(self, name: str, practices: Sequence[str], made_by: str, expires_at: dt.datetime | None = None) -> str:
+        """Make a token; what is returned is kept nowhere. Raises PollerError for a name that is taken, also by a revoked one."""
+        token = _MARK + secrets.token_urlsafe(32)
+        binds = {"name": name, "digest": digest_of(token), "practices": list(practices), "made_by": made_by}
+        try:
+            with self._engine.begin() as connection:
+                connection.execute(sql("make_token"), binds | {"expires_at": expires_at})
+        except IntegrityError:
+            raise PollerError(
+                f"there is or was a token {name}, and the audit must not confuse them; take another name"
+            ) from None
+        return token
+
+    def listed(self) -> list[Token]:
+        """All tokens, revoked ones too."""
+        with self._engine.connect() as connection:
+            return [_token(row) for row in connection.execute(sql("list_tokens"), {"digest": None})]
+
+    def revoke(self, name: str) -> None:
+        """Let nobody read with a token any more. Raises NotFound."""
+        with self._engine.begin() as connection:
+            if connection.execute(sql("revoke_token"), {"name": name}).first() is None:
+                raise NotFound(f"no token {name} is valid; `poller tokens list` shows them")
+
+
+class Audit:
+    """What the API asks of the store about who reads, in its own transaction."""
+
+    def token_of(self, connection: Connection, digest: bytes) -> Token | None:
+        """The token with this digest if it is valid now."""
+        row = connection.execute(sql("list_tokens"), {"digest": digest}).first()
+        return _token(row) if row is not None and row.is_valid else None
+
+    def note(self, connection: Connection, read: Read) -> None:
+        """Append to the audit."""
+        binds = {"practice": read.practice, "token": read.token, "asked": read.asked, "status": read.status}
+        binds |= {"resource_type": read.resource_type, "id": read.id, "version": read.version}
+        connection.execute(sql("note_read"), binds)
+
+
+class AuditLog:
+    """The audit as a person reads it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def reads(self, practice: str, token: str | None, limit: int) -> list[Read]:
+        """The latest reads of a practice, the last first; of one token if named."""
+        binds = {"practice": practice, "token": token, "limit": limit}
+        with self._engine.connect() as connection:
+            return [Read(*row) for row in connection.execute(sql("list_reads"), binds)]
+
+
+def _token(row: Any) -> Token:
+    return Token(row.name, tuple(row.practices), row.made_at, row.made_by, row.expires_at, row.revoked_at)
