@@ -165,16 +165,23 @@ class Collector:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._stop.set()
         self._thread.join(10)
-        if self._failed is not None and kind is None:  # else what ended the test first is told
+        if kind is None:  # else what ended the test first is told
+            self._check()
+
+    def _check(self) -> None:
+        """Fail at once: a test that waits for what a dead consumer cannot receive says nothing of why."""
+        if self._failed is not None:
             raise AssertionError("the consumer failed") from self._failed
 
     @property
     def events(self) -> list[dict[str, Any]]:
         """The events, in the order of their arrival."""
+        self._check()
         return [dict(one.event) for one in list(self.received)]
 
     def of(self, practice: str) -> list[dict[str, Any]]:
         """Those of one practice."""
+        self._check()
         return [dict(one.event) for one in list(self.received) if one.practice == practice]
 
     def _run(self) -> None:

@@ -184,12 +184,16 @@ class Rig:
 
     @contextlib.contextmanager
     def engine(self, make: Callable[[Installation], Engine] = Engine) -> Iterator[Engine]:
-        """An engine in this process, on a thread; raises what ended it early."""
+        """An engine in this process, on a thread; raises what ended it early, and says with a failure what was logged last."""
         installation = self.installation()  # two of one process would stop the embedded server for each other
-        with capture_logs():
-            installation.prepare()
-            with running(make(installation)) as engine:
-                yield engine
+        with capture_logs() as lines:
+            try:
+                installation.prepare()
+                with running(make(installation)) as engine:
+                    yield engine
+            except BaseException as error:
+                error.add_note("logged last:\n" + "\n".join(str(line) for line in lines[-60:]))
+                raise
 
     def has_baselines(self) -> bool:
         """Whether all that is read now has been read whole once: what is found from then on is a change."""
