@@ -37,6 +37,7 @@ from poller.source.sameness import Comparison, same_both_ways
 from poller.source.strategies import Source
 from poller.source.survey import survey
 from poller.store import engine as postgres
+from poller.store.configurations import ConfigurationStore
 from poller.store.control import ALL, Ask, ControlStore, Post
 from poller.store.deletes import DeleteStore
 from poller.store.ledger import PostgresLedger
@@ -105,7 +106,7 @@ class Engine:
             self._sources,
         )
         self._orders = ControlStore(engine)
-        self._reloading = Reloading(written, self._orders, self._refusals, self._follow)
+        self._reloading = Reloading(written, ConfigurationStore(engine), self._refusals, self._follow)
         self._post = Post(installation.engine(postgres.ENGINE, 1), socket.gethostname(), os.getpid())
         self._supervision: Supervision | None = None
         self.http_port: int | None = None

@@ -19,6 +19,7 @@ from poller.config.sinks import start_of
 from poller.core.sink import Only, Sink
 from poller.errors import NotFound, StoreError
 from poller.store import engine as postgres
+from poller.store.configurations import ConfigurationStore
 from poller.store.control import ControlStore
 from poller.store.coverage import CoverageStore
 from poller.store.deletes import DeleteStore
@@ -208,6 +209,12 @@ class Installation:
         """What operators ask of running engines. Raises StoreError as above."""
         self._require_schema()
         return ControlStore(self.engine(postgres.ENGINE, 2))
+
+    @cached_property
+    def configurations(self) -> ConfigurationStore:
+        """The configurations that were accepted. Raises StoreError as above."""
+        self._require_schema()
+        return ConfigurationStore(self.engine(postgres.ENGINE, 1))
 
     @cached_property
     def states(self) -> StateStore:

@@ -75,9 +75,7 @@ def tell(practice: str, found: Iterable[Refusal]) -> None:
     outgrown = [one.text for one in found if one.practice == practice and one.outgrown]
     metrics.OUTGROWN.labels(practice).set(bool(outgrown))
     for text in outgrown:
-        log.warning(
-            "what was promised cannot be kept any more", action="config.outgrow", practice=practice, problem=text
-        )
+        log.warning("what was accepted cannot be kept", action="config.outgrow", practice=practice, problem=text)
 
 
 def key_of(feed: FeedConfig, one: Refused) -> str:

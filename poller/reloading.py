@@ -17,7 +17,7 @@ from poller.config import Config, document, loader
 from poller.config.difference import Difference, difference
 from poller.config.salvage import NOTE, note_of
 from poller.errors import ConfigError, NotFound, PollerError
-from poller.store.control import ControlStore
+from poller.store.configurations import ConfigurationStore
 
 log = structlog.get_logger(__name__)
 
@@ -55,7 +55,7 @@ class Reloading:
     def __init__(
         self,
         present: Written | None,
-        store: ControlStore,
+        store: ConfigurationStore,
         check: Check,
         follow: Callable[[Config, Difference], Awaitable[None]],
     ) -> None:
@@ -69,19 +69,30 @@ class Reloading:
         """Keep what an engine starts with; returns its revision. Raises ConfigError if something speaks against it."""
         if self._present is None:
             return None
-        if refused := self._check(self._present, self._accepted(self._present.path)):
-            raise ConfigError(list(refused))
-        revision = self._store.accept(self._present.text, actor=actor, reason=reason)
+        name = self._present.config.name
+        if refused := [*self._strangers(self._present), *self._check(self._present, self._accepted(self._present))]:
+            raise ConfigError(refused)
+        revision = self._store.accept(name, self._present.text, actor=actor, reason=reason)
         metrics.CONFIG_REVISION.set(revision)
         _note(self._present.config)
         return revision
 
-    def _accepted(self, path: Path) -> Config | None:
-        """What was accepted last, if it can still be read: a file that it names may be gone."""
+    def _accepted(self, present: Written) -> Config | None:
+        """What was accepted last by this name, if it can still be read: a file that it names may be gone."""
         try:
-            return Written.of(self._store.revision().written, path).config
+            return Written.of(self._store.in_force(present.config.name).written, present.path).config
         except (NotFound, ConfigError):
             return None
+
+    def _strangers(self, present: Written) -> list[str]:
+        """Refuse to share a name with who reads quite other practices: each would fall back on the other's configuration."""
+        line = document.line_of(present.text, "name")
+        return [
+            f"{present.path}:{line}: name: engine {other.engine} runs on this store as {present.config.name} too and reads none of these"
+            " practices; give this poller a name of its own"
+            for other in self._store.living(present.config.name)
+            if document.keys_of(other.written, "practices").isdisjoint(present.config.practices)
+        ]
 
     async def reload(self, actor: str, reason: str) -> Mapping[str, Any]:
         """Read the file and follow it. Raises ConfigError with everything that is wrong, and then nothing has changed."""
@@ -94,7 +105,9 @@ class Reloading:
             say = log.bind(problems=error.problems)
             say.error("the configuration is refused; the former one stays in force", action="config.refuse")
             raise
-        revision = await asyncio.to_thread(self._store.accept, following.text, actor=actor, reason=reason)
+        revision = await asyncio.to_thread(
+            self._store.accept, following.config.name, following.text, actor=actor, reason=reason
+        )
         self._present = following
         await self._follow(following.config, found)
         await asyncio.to_thread(_note, following.config)

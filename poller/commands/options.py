@@ -19,7 +19,7 @@ from poller.config.values import parse_duration
 from poller.control import whoami
 from poller.errors import ConfigError, NotFound
 from poller.reloading import Written
-from poller.store.control import Revision
+from poller.store.configurations import Revision
 
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", envvar="POLLER_CONFIG", help="The configuration file.")]
 DataDirOption = Annotated[
@@ -87,9 +87,10 @@ def locate(path: Path, data_dir: Path | None, broken: ConfigError) -> Found:
 
 def last_good(path: Path, data_dir: Path | None, broken: ConfigError) -> tuple[Written, Revision]:
     """The configuration that was accepted last, for a file that is broken. Raises ConfigError if there is none that can be used."""
-    with Installation(locate(path, data_dir, broken)) as installation:
+    located = locate(path, data_dir, broken)
+    with Installation(located) as installation:
         try:
-            revision = installation.control.revision()
+            revision = installation.configurations.in_force(located.name)
         except NotFound as error:
             raise ConfigError([*broken.problems, f"{path}: {error}"]) from None
     try:

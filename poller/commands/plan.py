@@ -47,13 +47,13 @@ def weigh(loaded: Config, path: Path) -> list[str]:
     with Installation(loaded) as installation:
         try:
             standings = {code: installation.standing(code) for code in loaded.practices}
-            before = _accepted(installation, path) if installation.has_store else None
+            before = _accepted(installation, loaded, path) if installation.has_store else None
         except StoreError as error:
             return [f"whether the calls suffice was not weighed: {error}"]
     found = list(refusals(loaded, standings.__getitem__, before, now))
     if refused := [one.at(path) for one in found if not one.outgrown]:
         raise ConfigError(refused)
-    notes = [f"cannot be kept any more: {one.at(path)}" for one in found]
+    notes = [f"was accepted and cannot be kept: {one.at(path)}" for one in found]
     unknown = [
         code for code, each in loaded.practices.items() if not known_of(each, standings[code]).is_enough_for(each)
     ]
@@ -62,10 +62,10 @@ def weigh(loaded: Config, path: Path) -> list[str]:
     return notes
 
 
-def _accepted(installation: Installation, path: Path) -> Config | None:
+def _accepted(installation: Installation, loaded: Config, path: Path) -> Config | None:
     """The configuration that was accepted last, if it can still be read."""
     try:
-        return Written.of(installation.control.revision().written, path).config
+        return Written.of(installation.configurations.in_force(loaded.name).written, path).config
     except (NotFound, ConfigError):
         return None
 

@@ -116,6 +116,12 @@ def line_of(text: str, key: str) -> int:
     return line
 
 
+def keys_of(text: str, key: str) -> set[str]:
+    """The keys below a key at the top of a text that can be read."""
+    below = parse(text)[0].get(key)
+    return set(below.mapping) if below is not None else set()
+
+
 def without_comments(text: str) -> str:
     """The text of a file that can be read, without its comments: a secret may stand in one, out of sight of every check.
 

@@ -266,6 +266,8 @@ class PracticeConfig(Section):
 class Config(Section):
     """The whole configuration."""
 
+    name: Word = Field(default="poller", examples=["results"])
+    """Tells pollers of different practices on one store apart; the same for all processes that share the work of one configuration."""
     data_dir: Annotated[Path, BeforeValidator(parse_directory)] = Field(
         default=Path(".poller"), examples=["/var/lib/poller"]
     )

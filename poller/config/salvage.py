@@ -18,7 +18,7 @@ NOTE: Final = "store.yaml"
 """In the data directory: where the store is, as the last accepted configuration had it."""
 
 _TOP = re.compile(r"^(?=[A-Za-z_])", re.MULTILINE)
-_WANTED: Final = ("data_dir", "store")
+_WANTED: Final = ("name", "data_dir", "store")
 
 
 class Found(Config):
@@ -28,15 +28,19 @@ class Found(Config):
 
 
 def salvage(path: Path, data_dir: Path | None = None) -> Found | None:
-    """Where the store is, by what stands under ``data_dir`` and ``store`` in ``path``, however broken the rest of it is.
+    """Where the store is and what the poller is called, by what stands at the top of ``path``, however broken the rest of it is.
 
     Where the file does not say it, by the note in ``data_dir``, or in the data directory that the file names or that is the default. None
     if that says nothing either: an embedded store that is not there is no answer, and must not be made.
     """
     found = _found(_text(path), path, data_dir)
-    if found is None or "store" not in found.model_fields_set:
+    if found is None or "store" not in found.model_fields_set or "name" not in found.model_fields_set:
         note = (found.data_dir if found is not None else _directory(data_dir)) / NOTE
-        found = _found(_text(note), note, data_dir) or found
+        noted = _found(_text(note), note, data_dir)
+        if found is None or (noted is not None and "store" not in found.model_fields_set):
+            found = noted or found
+        elif noted is not None and noted.store == found.store:
+            found = found.model_copy(update={"name": noted.name})
     if found is not None and found.is_embedded_store and not (found.data_dir / "postgres").is_dir():
         return None
     return found
@@ -51,7 +55,12 @@ def _text(path: Path) -> str:
 
 def note_of(config: Config) -> str:
     """What :data:`NOTE` holds for a configuration. Secrets are named in it by their places, as in the configuration."""
-    lines = [f"data_dir: {_quoted(config.data_dir)}", "store:", f"  url: {_quoted(config.store.url)}"]
+    lines = [
+        f"name: {_quoted(config.name)}",
+        f"data_dir: {_quoted(config.data_dir)}",
+        "store:",
+        f"  url: {_quoted(config.store.url)}",
+    ]
     for key in ("password", "digest_key"):
         secret = getattr(config.store, key)
         if secret is not None:
@@ -77,8 +86,7 @@ def _found(text: str, path: Path, data_dir: Path | None) -> Found | None:
         "usable": {},
     }
     given: dict[str, object] = {"data_dir": str(directory)}
-    if "store" in parts:
-        given["store"] = parts["store"].plain()
+    given |= {key: parts[key].plain() for key in ("name", "store") if key in parts}
     try:
         return Found.model_validate(given, context=around)
     except ValidationError:

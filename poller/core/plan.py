@@ -103,6 +103,8 @@ class PatientState:
 
 _BACKOFF_BASE = dt.timedelta(seconds=1)
 _BACKOFF_CEILING = dt.timedelta(minutes=15)
+_AHEAD = dt.timedelta(minutes=1)
+"""So far may the clocks of two processes, each held by the database's, seem apart."""
 
 
 def retry_after(failures: int, interval: dt.timedelta | None) -> dt.timedelta:
@@ -118,7 +120,8 @@ def due(
     """Targets owed a pass at ``now``, the longest owed first.
 
     ``schedules`` is keyed by resource type and kind. A target whose rows were left for another read is owed one at once; one whose pass
-    failed is owed a retry. A baseline comes before the hours matter: a feed that was never read is a hole, not a matter of freshness.
+    failed is owed a retry; one that was read in the future, before a clock was put back, is owed a pass now. A baseline comes before the
+    hours matter: a feed that was never read is a hole, not a matter of freshness.
     """
     owed: list[tuple[dt.datetime, Target]] = []
     for state in states:
@@ -127,11 +130,16 @@ def due(
             continue
         if state.target.kind.is_window and state.cursor_at is None:
             continue  # windows start where the first content read began, once it is whole
-        at = _owed_at(state, schedule)
+        at = now if _is_ahead(state.last_began, now) else _owed_at(state, schedule)
         if at is not None and at <= now:
             owed.append((at, state.target))
     owed.sort(key=lambda item: (item[0], item[1].key))
     return [target for _, target in owed]
+
+
+def _is_ahead(at: dt.datetime | None, now: dt.datetime) -> bool:
+    """Whether a clock that was put back since has noted a time that is still to come; until then it would keep a target unread."""
+    return at is not None and at > now + _AHEAD
 
 
 def _owed_at(state: TargetState, schedule: Schedule) -> dt.datetime | None:
@@ -303,6 +311,8 @@ def late(
         if schedule is None or state.orphan:
             continue
         read = state.complete_began or state.registered_at
+        if _is_ahead(read, now):
+            read = min(state.registered_at, now)
         since = read if owed_from is None else max(read, owed_from)
         bound = bound_of(state)
         if bound is not None and since + bound + grace < now:

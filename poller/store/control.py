@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import hashlib
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -104,20 +103,8 @@ class OperatorPause:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Revision:
-    """A configuration that was accepted."""
-
-    revision: int
-    accepted_at: dt.datetime
-    actor: str
-    reason: str
-    written: str
-    """Without comments."""
-
-
 class ControlStore:
-    """Requests, pauses and accepted configurations. Safe to use from several threads. Needs an engine of role ``poller_engine``."""
+    """Requests and pauses. Safe to use from several threads. Needs an engine of role ``poller_engine``."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -189,51 +176,6 @@ class ControlStore:
         return [
             Answer(f"{row.host or '?'}:{row.pid or row.engine}", State(row.state), row.said, row.lives) for row in rows
         ]
-
-    def accept(self, written: str, *, actor: str, reason: str) -> int:
-        """Keep a configuration as the one in force; returns its revision, the former one if nothing but comments differs."""
-        binds = {
-            "digest": hashlib.sha256(written.encode()).digest(),
-            "written": written,
-            "actor": actor,
-            "reason": reason,
-        }
-        with self._engine.begin() as connection:
-            connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('poller.configuration'))"))
-            revision = connection.execute(sql("accept_configuration"), binds).scalar()
-            if revision is None:
-                revision = connection.execute(text("SELECT max(revision) FROM poller.configuration")).scalar_one()
-        return int(revision)
-
-    def revision(self, number: int | None = None) -> Revision:
-        """An accepted configuration by its number; without, the one in force. Raises NotFound."""
-        with self._engine.connect() as connection:
-            row = connection.execute(
-                text(
-                    "SELECT revision, accepted_at, actor, reason, written FROM poller.configuration"
-                    " WHERE CAST(:number AS bigint) IS NULL OR revision = :number ORDER BY revision DESC LIMIT 1"
-                ),
-                {"number": number},
-            ).first()
-        if row is None:
-            raise NotFound(
-                "no configuration was accepted here yet; `poller run` keeps the first"
-                if number is None
-                else f"no revision {number} of the configuration is kept; see `poller config history`"
-            )
-        return Revision(*row)
-
-    def revisions(self, limit: int) -> list[Revision]:
-        """The latest accepted configurations, the latest first."""
-        with self._engine.connect() as connection:
-            rows = connection.execute(
-                text(
-                    "SELECT revision, accepted_at, actor, reason, written FROM poller.configuration"
-                    " ORDER BY revision DESC LIMIT :limit"
-                ),
-                {"limit": limit},
-            )
-            return [Revision(*row) for row in rows]
 
 
 class Post:

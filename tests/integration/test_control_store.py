@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -129,20 +128,6 @@ def test_resuming_a_practice_ends_all_its_pauses_and_a_feed_s_only_its_own(store
     with pytest.raises(NotFound, match="not paused by an operator"):
         store.resume("A", ALL, **WHO)
     assert held(store.pauses()) == [("B", "*")]
-
-
-def test_a_configuration_is_kept_when_it_differs_from_the_one_in_force(store: ControlStore) -> None:
-    with pytest.raises(NotFound, match="no configuration"):
-        store.revision()
-    first = store.accept("a: 1\n", **WHO)
-    assert store.accept("a: 1\n", **WHO) == first
-    second = store.accept("a: 2\n", **WHO)
-    third = store.accept("a: 1\n", **WHO)
-    assert first < second < third
-    assert [one.revision for one in store.revisions(10)] == [third, second, first]
-    assert store.revision(second).written == "a: 2\n"
-    with ThreadPoolExecutor(4) as pool:
-        assert len({*pool.map(lambda _: store.accept("a: 3\n", **WHO), range(8))}) == 1
 
 
 def test_a_practice_that_was_taken_twice_is_given_back_whole(engine: Engine, practice: Practice) -> None:

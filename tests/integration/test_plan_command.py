@@ -16,7 +16,7 @@ from poller import cli
 from poller.core.capability import PracticeReport, TokenReport
 from poller.core.model import Kind, Strategy, Target
 from poller.errors import ConfigError
-from poller.store.control import ControlStore
+from poller.store.configurations import ConfigurationStore
 from poller.store.engine import READER, open_engine
 from poller.store.known import PatientSource
 from poller.store.outlook import OutlookStore, Standing
@@ -145,10 +145,10 @@ def test_check_refuses_what_the_store_knows_cannot_be_kept(store: str, tmp_path:
 def test_what_was_accepted_and_has_been_outgrown_is_told_and_not_refused(store: str, tmp_path: Path) -> None:
     path = written(tmp_path, "{Condition: {max_staleness: 1m}}", url(store))
     with shared_engine(store) as engine:
-        ControlStore(engine).accept(path.read_text("utf-8"), actor="a", reason="test")
+        ConfigurationStore(engine).accept("poller", path.read_text("utf-8"), actor="a", reason="test")
     said = poller("check", "-c", path)
     assert said.exit_code == 0
-    assert "cannot be kept any more: " in said.output
+    assert "was accepted and cannot be kept: " in said.output
     less = written(tmp_path, "{Condition: {max_staleness: 2m}}", url(store))
     assert poller("check", "-c", less).exit_code == 0, "who asks for less is not stopped by what is still too much"
     more = written(tmp_path, "{Condition: {max_staleness: 50s}}", url(store))

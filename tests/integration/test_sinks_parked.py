@@ -110,7 +110,7 @@ def test_a_body_that_cannot_be_read_stops_its_practice_alone(bench: Bench, histo
     with structlog.testing.capture_logs() as lines, running(history.log, bench.broker(), sink) as relay:
         until(lambda: passed(history.log, sink, "B"))
         until(lambda: relay.troubles() == {f"{sink.name}, practice A": "ValueError"})
-        assert "relay.failed" in actions(lines)
+        until(lambda: "relay.failed" in actions(lines))
     assert history.books(sink).waiting == 1
 
 

@@ -83,10 +83,16 @@ def test_a_file_that_holds_a_secret_is_never_accepted_and_so_never_kept(tmp_path
 @pytest.mark.parametrize("rest", ["practices: [", "practices:\n  A: {base_url: 'x", "sinks: *nowhere"])
 def test_where_the_store_is_can_be_read_from_a_file_that_is_broken_elsewhere(tmp_path: Path, rest: str) -> None:
     path = tmp_path / "poller.yaml"
-    path.write_text(f"data_dir: {tmp_path}/data\nstore:\n  url: postgresql://u@127.0.0.1/db\n{rest}\n", "utf-8")
+    path.write_text(
+        f"name: results\ndata_dir: {tmp_path}/data\nstore:\n  url: postgresql://u@127.0.0.1/db\n{rest}\n", "utf-8"
+    )
     found = salvage(path)
     assert found is not None
-    assert (found.data_dir, found.store.url) == (tmp_path / "data", "postgresql://u@127.0.0.1/db")
+    assert (found.name, found.data_dir, found.store.url) == (
+        "results",
+        tmp_path / "data",
+        "postgresql://u@127.0.0.1/db",
+    )
 
 
 def test_a_file_that_is_yaml_and_wrong_says_where_the_store_is(tmp_path: Path) -> None:
@@ -104,7 +110,7 @@ def test_else_by_the_note_in_the_data_directory(tmp_path: Path, monkeypatch: pyt
     good = tmp_path / "good.yaml"
     data = tmp_path / "it's here"
     good.write_text(
-        f'data_dir: "{data}"\nstore: {{url: postgresql://u@127.0.0.1/db, password: {{env: STORE_PASSWORD}}}}\n'
+        f'name: results\ndata_dir: "{data}"\nstore: {{url: postgresql://u@127.0.0.1/db, password: {{env: STORE_PASSWORD}}}}\n'
         "sinks: {s: {exchange: x, queues: [q]}}\n"
         "practices: {A: {base_url: https://ehr.example/A, auth: none, feeds: {Patient: }}}\n",
         "utf-8",
@@ -123,4 +129,14 @@ def test_else_by_the_note_in_the_data_directory(tmp_path: Path, monkeypatch: pyt
     assert (found.data_dir, found.store) == (data, config.store)
     gone = salvage(tmp_path / "gone.yaml", data)
     assert gone is not None
-    assert gone.store == config.store
+    assert (gone.name, gone.store) == ("results", config.store)
+    broken.write_text(
+        f'{{data_dir: "{data}", store: {{url: postgresql://u@127.0.0.1/db, password: {{env: STORE_PASSWORD}}}}, practices: 1}}'
+    )
+    nameless = salvage(broken)
+    assert nameless is not None
+    assert nameless.name == "results", "the note knows it, of the same store"
+    broken.write_text(f'{{data_dir: "{data}", store: {{url: postgresql://u@127.0.0.1/another}}, practices: 1}}')
+    moved = salvage(broken)
+    assert moved is not None
+    assert moved.name == "poller", "what is noted of another store says nothing of this one"

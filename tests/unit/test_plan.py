@@ -276,3 +276,15 @@ def test_one_late_target_makes_the_feed_late(states: list[TargetState], every: d
     assert late(states, schedules, NOW, GRACE) == any(late([state], schedules, NOW, GRACE) for state in states)
     assert not late(states, {}, NOW, GRACE)
     assert not late(states, scheduled(Schedule(every, active=lambda _: False)), NOW, GRACE)
+
+
+@pytest.mark.parametrize("schedule", [Schedule(5 * MINUTE), Schedule(cron=lambda at: at + 60 * MINUTE)])
+def test_what_was_read_in_the_future_is_owed_now_and_late_if_that_does_not_come(schedule: Schedule) -> None:
+    """A clock was put back by six hours: nothing may be left alone for so long."""
+    ahead = NOW + 360 * MINUTE
+    state = dataclasses.replace(READ, last_began=ahead, complete_began=ahead, registered_at=NOW - 7 * 1440 * MINUTE)
+    assert is_due(state, schedule)
+    assert late([state], scheduled(schedule), NOW, MINUTE)
+    soon = dataclasses.replace(state, last_began=NOW + MINUTE / 2, complete_began=NOW + MINUTE / 2)
+    assert not is_due(soon, schedule), "clocks of two processes are never quite the same"
+    assert not late([soon], scheduled(schedule), NOW, MINUTE)

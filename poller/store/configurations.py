@@ -1,0 +1,95 @@
+"""The configurations that were accepted, and by whom each is run. Revisions are numbered over the whole store, and in force by name."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+from dataclasses import dataclass
+
+from sqlalchemy import Engine, text
+
+from poller.errors import NotFound
+from poller.store.engine import sql
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """A configuration that was accepted."""
+
+    revision: int
+    name: str
+    """Of the poller."""
+    accepted_at: dt.datetime
+    actor: str
+    reason: str
+    written: str
+    """Without comments."""
+
+
+@dataclass(frozen=True, slots=True)
+class Living:
+    """What a running engine runs by."""
+
+    engine: str
+    """``host:pid``."""
+    written: str
+    """Its configuration, without comments."""
+
+
+class ConfigurationStore:
+    """Accepted configurations. Safe to use from several threads. Needs an engine of role ``poller_engine``."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def accept(self, name: str, written: str, *, actor: str, reason: str) -> int:
+        """Keep a configuration as the one in force for pollers of this name.
+
+        Returns its revision, the former one if nothing but comments differs.
+        """
+        binds = {
+            "name": name,
+            "digest": hashlib.sha256(written.encode()).digest(),
+            "written": written,
+            "actor": actor,
+            "reason": reason,
+        }
+        with self._engine.begin() as connection:
+            connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('poller.configuration'))"))
+            revision = connection.execute(sql("accept_configuration"), binds).scalar()
+            if revision is None:
+                of_name = text("SELECT max(revision) FROM poller.configuration WHERE name = :name")
+                revision = connection.execute(of_name, {"name": name}).scalar_one()
+        return int(revision)
+
+    def revision(self, number: int) -> Revision:
+        """An accepted configuration by its number, of whatever poller. Raises NotFound."""
+        if found := self._find(1, number=number):
+            return found[0]
+        raise NotFound(f"no revision {number} of the configuration is kept; see `poller config history`")
+
+    def in_force(self, name: str) -> Revision:
+        """The configuration that a poller of this name accepted last. Raises NotFound if none did, naming those that have."""
+        if found := self._find(1, name=name):
+            return found[0]
+        with self._engine.connect() as connection:
+            rows = connection.execute(text("SELECT DISTINCT name FROM poller.configuration ORDER BY name"))
+            others = ", ".join(rows.scalars())
+        if others:
+            raise NotFound(f"no configuration was accepted here by a poller named {name}, only by {others}")
+        raise NotFound("no configuration was accepted here yet; `poller run` keeps the first")
+
+    def revisions(self, limit: int) -> list[Revision]:
+        """The latest accepted configurations, of all pollers on this store, the latest first."""
+        return self._find(limit)
+
+    def living(self, name: str) -> list[Living]:
+        """By what configurations engines of this name run now."""
+        with self._engine.connect() as connection:
+            rows = connection.execute(sql("living_configurations"), {"name": name}).all()
+        return [Living(f"{row.host}:{row.pid}", row.written) for row in rows]
+
+    def _find(self, limit: int, *, number: int | None = None, name: str | None = None) -> list[Revision]:
+        binds = {"revision": number, "name": name, "limit": limit}
+        with self._engine.connect() as connection:
+            return [Revision(*row) for row in connection.execute(sql("configurations"), binds)]

@@ -1,0 +1,23 @@
+"""Whose each accepted configuration is: see r0013_name.sql beside this file."""
+
+from importlib.resources import files
+from typing import Any
+
+from alembic import op
+
+revision = "0013"
+down_revision = "0012"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Keep the configurations of several pollers on one store apart."""
+    script = files("poller.store.migrations.versions").joinpath("r0013_name.sql").read_text(encoding="utf-8")
+    driver: Any = op.get_bind().connection.driver_connection
+    driver.execute(script)
+
+
+def downgrade() -> None:
+    """Refuse: configurations of several pollers would become one list."""
+    raise RuntimeError("this revision cannot be undone; restore a backup instead")

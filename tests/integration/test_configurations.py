@@ -1,0 +1,140 @@
+"""Accepted configurations: numbered over the store, in force by the poller's name, and never another's."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+
+from poller.errors import ConfigError, NotFound
+from poller.reloading import Reloading, Written
+from poller.store.configurations import ConfigurationStore, Living
+from poller.store.control import Post
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from sqlalchemy import Engine
+
+    from poller.config import Config
+    from poller.config.difference import Difference
+
+WHO: Any = {"actor": "ann", "reason": "because"}
+
+
+@pytest.fixture
+def store(engine: Engine) -> ConfigurationStore:
+    return ConfigurationStore(engine)
+
+
+@pytest.fixture
+def posts(engine: Engine) -> Iterator[list[Post]]:
+    """Two engines that live."""
+    made = [Post(engine, "host", pid) for pid in (1, 2)]
+    for post in made:
+        post.look()
+    yield made
+    for post in made:
+        post.close()
+
+
+def cut(database_url: str, post: Post) -> None:
+    """End the session of an engine as its death would."""
+    with closing(psycopg.connect(database_url, autocommit=True)) as admin:
+        admin.execute(
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2"
+            " AND objid = CAST(%s AS oid) AND classid = CAST(hashtext('poller.engine') AS oid)"
+            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+            (post.engine,),
+        )
+
+
+def test_a_configuration_is_kept_when_it_differs_from_the_one_in_force(store: ConfigurationStore) -> None:
+    with pytest.raises(NotFound, match="no configuration was accepted here yet"):
+        store.in_force("poller")
+    first = store.accept("poller", "a: 1\n", **WHO)
+    assert store.accept("poller", "a: 1\n", **WHO) == first
+    second = store.accept("poller", "a: 2\n", **WHO)
+    third = store.accept("poller", "a: 1\n", **WHO)
+    assert first < second < third
+    assert [one.revision for one in store.revisions(10)] == [third, second, first]
+    assert store.revision(second).written == "a: 2\n"
+    assert store.in_force("poller").revision == third
+    with ThreadPoolExecutor(4) as pool:
+        assert len({*pool.map(lambda _: store.accept("poller", "a: 3\n", **WHO), range(8))}) == 1
+
+
+def test_pollers_of_one_store_keep_their_configurations_apart(store: ConfigurationStore) -> None:
+    mine, theirs = store.accept("mine", "a: 1\n", **WHO), store.accept("theirs", "a: 2\n", **WHO)
+    assert store.accept("mine", "a: 1\n", **WHO) == mine, "not theirs, though that is newer"
+    assert store.in_force("mine").revision == mine
+    assert store.in_force("theirs").revision == theirs
+    with pytest.raises(NotFound, match="by a poller named other, only by mine, theirs"):
+        store.in_force("other")
+    assert [(one.revision, one.name) for one in store.revisions(10)] == [(theirs, "theirs"), (mine, "mine")]
+
+
+def test_who_lives_and_by_what_is_known_by_name(
+    store: ConfigurationStore, posts: list[Post], database_url: str
+) -> None:
+    posts[0].runs(store.accept("mine", "a: 1\n", **WHO))
+    posts[1].runs(store.accept("theirs", "a: 2\n", **WHO))
+    assert store.living("mine") == [Living("host:1", "a: 1\n")]
+    cut(database_url, posts[0])
+    assert store.living("mine") == []
+    assert store.living("theirs") == [Living("host:2", "a: 2\n")]
+
+
+CONFIG = """\
+name: {name}
+sinks: {{changes: {{exchange: x, queues: [q]}}}}
+practices:
+  {practice}: {{base_url: https://ehr.example/r4, auth: none, feeds: {{Patient: }}}}
+"""
+
+
+def written(tmp_path: Path, name: str, practice: str) -> Written:
+    return Written.of(CONFIG.format(name=name, practice=practice), tmp_path / f"{practice}.yaml")
+
+
+def reloading(store: ConfigurationStore, present: Written, seen: list[Config | None]) -> Reloading:
+    async def follow(_config: Config, _difference: Difference) -> None:
+        raise AssertionError("nothing is reloaded here")
+
+    def check(_following: Written, before: Config | None) -> list[str]:
+        seen.append(before)
+        return []
+
+    return Reloading(present, store, check, follow)
+
+
+def test_a_poller_is_held_against_its_own_configuration_not_against_anothers(
+    store: ConfigurationStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    seen: list[Config | None] = []
+    for name, practice in (("mine", "A"), ("theirs", "B"), ("mine", "A")):
+        assert reloading(store, written(tmp_path, name, practice), seen).keep("ann", "start") is not None
+    assert seen[:2] == [None, None]
+    assert seen[2] is not None
+    assert list(seen[2].practices) == ["A"]
+
+
+def test_two_of_one_name_that_read_quite_other_practices_are_told_apart_at_the_start(
+    store: ConfigurationStore, posts: list[Post], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    revision = reloading(store, written(tmp_path, "poller", "A"), []).keep("ann", "start")
+    assert revision is not None
+    posts[0].runs(revision)
+    with pytest.raises(ConfigError, match=r"B\.yaml:1: name: engine host:1 runs on this store as poller too"):
+        reloading(store, written(tmp_path, "poller", "B"), []).keep("ann", "start")
+    assert store.in_force("poller").revision == revision, "and what is in force stays so"
+    assert reloading(store, written(tmp_path, "other", "B"), []).keep("ann", "start") is not None
+    both = "  B: {base_url: https://ehr.example/r4b, auth: none, feeds: {Patient: }}\n"
+    grown = Written.of(CONFIG.format(name="poller", practice="A") + both, tmp_path / "A.yaml")
+    assert reloading(store, grown, []).keep("ann", "start") is not None, "a new file on its way round the processes"
