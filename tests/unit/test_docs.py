@@ -192,7 +192,7 @@ def test_every_metric_in_the_readme_exists() -> None:
 def test_every_command_in_the_documents_exists() -> None:
     known = set(commands(get_command(cli.app)))
     groups = {command[0] for command in known if len(command) > 1}
-    for text in (README, (TOP / "CHANGELOG.md").read_text("utf-8")):
+    for text in (README, *((TOP / name).read_text("utf-8") for name in ("CHANGELOG.md", "deploy/RUNBOOK.md"))):
         said = [words.split() for words in re.findall(r"(?:`|^ *|\$\()poller ([a-z][a-z -]*)", text, re.MULTILINE)]
         called = {tuple(words[: 2 if words[0] in groups else 1]) for words in said}
         assert len(called) >= 7
