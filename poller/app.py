@@ -25,6 +25,7 @@ from poller.core.capability import PracticeReport
 from poller.core.model import Purpose, Strategy
 from poller.errands import errands_of
 from poller.errors import StoreError
+from poller.heartbeat import KEEP_EVERY, Heartbeat
 from poller.installation import Installation, sinks_of, sources_of
 from poller.promises import refusals, tell
 from poller.relay import Outlet, Relay
@@ -40,6 +41,7 @@ from poller.store import engine as postgres
 from poller.store.configurations import ConfigurationStore
 from poller.store.control import ALL, Ask, ControlStore, Post
 from poller.store.deletes import DeleteStore
+from poller.store.heartbeat import HeartbeatStore
 from poller.store.ledger import PostgresLedger
 from poller.store.planning import PlanningStore
 from poller.store.probes import ProbeStore
@@ -108,6 +110,7 @@ class Engine:
         self._orders = ControlStore(engine)
         self._reloading = Reloading(written, ConfigurationStore(engine), self._refusals, self._follow)
         self._post = Post(installation.engine(postgres.ENGINE, 1), socket.gethostname(), os.getpid())
+        self._heartbeat = Heartbeat(HeartbeatStore(engine), lambda: self._post.engine)
         self._supervision: Supervision | None = None
         self.http_port: int | None = None
         self.api_port: int | None = None
@@ -137,6 +140,7 @@ class Engine:
             scheduler.add_job(
                 self._keep_partitions, "interval", args=[clock], seconds=_PARTITIONS_EVERY.total_seconds()
             )
+            scheduler.add_job(self._heartbeat.keep, "interval", seconds=KEEP_EVERY.total_seconds())
             scheduler.add_job(self._weigh, "interval", seconds=_WEIGH_EVERY.total_seconds())
             await control.begin()
             await self._keep_configuration()
@@ -241,6 +245,7 @@ class Engine:
                 self._relay.notify,
             ),
             paused,
+            self._heartbeat.beat,
         )
 
     @contextlib.asynccontextmanager

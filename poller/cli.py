@@ -28,6 +28,7 @@ from poller.commands import (
     run,
     schema,
     sinks,
+    status,
     tokens,
 )
 from poller.commands.as_of import as_of
@@ -57,6 +58,7 @@ app.add_typer(tokens.app, name="tokens")
 app.command("as-of")(as_of)
 app.command("run")(run.run)
 app.command("reload")(reload.reload)
+app.command("status")(status.status)
 app.command("pause")(pauses.pause)
 app.command("resume")(pauses.resume)
 app.command("pauses")(pauses.pauses)

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from poller.config import FeedConfig, PracticeConfig
-from poller.core import budget
+from poller.core import budget, plan
 from poller.core.feasibility import LONGEST, Ask, Load, Part, Verdict, always, weigh
-from poller.core.model import Strategy
+from poller.core.model import Kind, Strategy, Target
 from poller.schedules import feed_schedules
 
 TOKEN_CALLS: Final = 0.2
@@ -127,6 +127,25 @@ def accepted(weighed: Account) -> dict[str, float]:
         for part, bound in weighed.verdict.accepted.items()
         if bound is not None and weighed.practice.feeds[part.feed].planned
     }
+
+
+def account_of(practice: PracticeConfig, rungs: Mapping[str, Strategy], patients: int, now: dt.datetime) -> Account:
+    """Weigh what is asked of a practice whose feeds are read by these rungs, for so many patients who were found."""
+    return account(practice, Known(patients, counted=True, rungs=dict(rungs)), now)
+
+
+def planned_names(practice: PracticeConfig, target: Target, rungs: Mapping[str, Strategy]) -> tuple[str, ...]:
+    """What the planner reads by a target, by its names for it; nothing where a schedule alone says when."""
+    category = "days" if target.kind is Kind.DAYS else target.category
+    return tuple(
+        type_name(Part(feed, category)) for feed in plan.detected_by(target, rungs) if practice.feeds[feed].planned
+    )
+
+
+def bound_by(limits: Mapping[str, float], names: tuple[str, ...]) -> dt.timedelta | None:
+    """How long a target may go without a whole read, that the planner reads by these names; None for what it promises nothing of."""
+    bounds = [limits[name] for name in names if name in limits]
+    return dt.timedelta(seconds=min(bounds)) if bounds else None
 
 
 def type_name(part: Part) -> str:

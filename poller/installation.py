@@ -30,6 +30,7 @@ from poller.store.reading import ReadingStore
 from poller.store.replays import ReplayStore
 from poller.store.sinks import SinkLog
 from poller.store.state import StateStore
+from poller.store.status import StatusStore
 from poller.store.tokens import AuditLog, TokenStore
 
 if TYPE_CHECKING:
@@ -147,6 +148,12 @@ class Installation:
         """What was read and what never was. Raises StoreError as above."""
         self._require_schema()
         return CoverageStore(self.engine(postgres.READER, 1))
+
+    @cached_property
+    def status(self) -> StatusStore:
+        """How practices stand. Raises StoreError as above."""
+        self._require_schema()
+        return StatusStore(self.engine(postgres.READER, 1))
 
     @property
     def has_store(self) -> bool:

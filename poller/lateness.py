@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import structlog
 
@@ -13,13 +13,16 @@ from poller import metrics
 from poller.clock import Clock
 from poller.config import PracticeConfig
 from poller.core import plan
+from poller.core.model import Strategy
 from poller.core.plan import TargetState
+from poller.demands import accepted, account_of, bound_by, planned_names
 from poller.planning import Planning
+from poller.schedules import lateness_schedules, schedules_of_several, schedules_of_type
 from poller.targets import Targets
 
 log = structlog.get_logger(__name__)
 
-_TO_BEGIN = dt.timedelta(minutes=2)
+TO_BEGIN = dt.timedelta(minutes=2)
 """How long it may take to find out how a feed can be read."""
 
 _MANY = 5_000
@@ -28,6 +31,36 @@ _MANY = 5_000
 _A_LONG_LOOK = 0.05
 _REST = 50
 """So many times as long as it took to look at all targets, before the next look, where that took long (seconds)."""
+
+
+class FromStore:
+    """Which feeds of one practice are late, told from what the store holds, as the poller that reads it tells it from what it knows."""
+
+    def __init__(
+        self, config: PracticeConfig, strategies: Mapping[str, Strategy], patients: int, now: dt.datetime
+    ) -> None:
+        """``strategies``: how feeds are read, those that are not read yet left out; ``patients``: how many are known and not gone."""
+        self._config = config
+        self._strategies = {feed: rung for feed, rung in strategies.items() if feed in config.feeds}
+        self._now = now
+        self._schedules = schedules_of_several(config, self._strategies)
+        for feed, rung in self._strategies.items():
+            self._schedules |= schedules_of_type(config, feed, rung)
+        self._limits = accepted(account_of(config, self._strategies, patients, now))
+
+    def is_late(self, feed: str, states: Iterable[TargetState], owed_from: dt.datetime | None) -> bool:
+        """Whether a feed is late that is read by targets of these states; False while it is not known how it is read.
+
+        Of targets that are alike, of one kind and category, the one that was read longest ago speaks for all.
+        """
+        strategy = self._strategies.get(feed)
+        if strategy is None:
+            return False
+        schedules = lateness_schedules(self._config, feed, strategy, self._schedules)
+        return plan.late(states, schedules, self._now, self._config.timeout, owed_from, self._bound_of)
+
+    def _bound_of(self, state: TargetState) -> dt.timedelta | None:
+        return bound_by(self._limits, planned_names(self._config, state.target, self._strategies))
 
 
 class Lateness:
@@ -55,7 +88,7 @@ class Lateness:
         for feed in self._config.feeds:
             states = of_feeds.get(feed, [])
             if feed not in self._targets.strategies:
-                late = now - self._began > _TO_BEGIN
+                late = now - self._began > TO_BEGIN
             elif is_many:
                 late = await asyncio.to_thread(self._is_late, feed, states, now)
             else:

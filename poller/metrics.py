@@ -50,6 +50,11 @@ LAST_WHOLE_READ = Gauge(
     "When the feed's oldest target was last read whole, unix time.",
     ["practice", "feed"],
 )
+LAST_LOOK = Gauge(
+    "poller_last_look_timestamp",
+    "When a poller last looked after the practice, paused or not, unix time; its age is what an alert tests.",
+    ["practice"],
+)
 LANE_CALLS = Counter(
     "poller_lane_calls",
     "Calls of passes, by why they began: deadline, owed, index, reconcile, backfill.",
@@ -106,7 +111,7 @@ def forget(practice: str, feed: str | None = None) -> None:
     for gauge in (UNREADABLE_FEEDS, PAUSED, PAUSED_BY_OPERATOR, LATE, LAST_WHOLE_READ):
         gauge.remove_by_labels(labels)
     if feed is None:
-        for gauge in (HELD_DELETES, PATIENTS, PACE):
+        for gauge in (HELD_DELETES, PATIENTS, PACE, LAST_LOOK):
             gauge.remove_by_labels(labels)
 
 

@@ -25,7 +25,7 @@ from poller.core.model import Kind, Strategy, Target
 from poller.core.plan import TargetState
 from poller.core.planner import Choice, Planner, Row
 from poller.core.visits import Visit
-from poller.demands import Known, accepted, account
+from poller.demands import accepted, account_of, bound_by, planned_names
 from poller.errors import LeaseLost
 from poller.store.planning import PlanningStore
 from poller.store.repository import Lease
@@ -128,9 +128,7 @@ class Planning:
 
     def names_of(self, target: Target) -> tuple[str, ...]:
         """What the planner reads by a target; nothing where a schedule alone says when."""
-        names = (feed for feed in self._targets.detected_by(target) if feed in self._feeds)
-        category = "days" if target.kind is Kind.DAYS else target.category
-        return tuple(type_name(feed, category) for feed in names)
+        return planned_names(self._config, target, self._targets.strategies)
 
     def feeds_of(self, target: Target) -> tuple[str, ...]:
         """The planned feeds that a target reads."""
@@ -138,8 +136,7 @@ class Planning:
 
     def bound_of(self, state: TargetState) -> dt.timedelta | None:
         """How long a target may go without a whole read: what the planner promises of it; None for what it does not read."""
-        limits = [self._limits[name] for name in self.names_of(state.target) if name in self._limits]
-        return dt.timedelta(seconds=min(limits)) if limits else None
+        return bound_by(self._limits, self.names_of(state.target))
 
     async def _fill(self) -> None:
         """Take in the targets that have come and let go of those that went, a piece at a time, so that passes go on meanwhile."""
@@ -219,8 +216,7 @@ class Planning:
     def _promise(self, planner: Planner) -> None:
         """Take the ``max_staleness`` that holds for each type, now that it is known how many targets there are."""
         patients = sum(not patient.gone for patient in self._targets.patients)
-        known = Known(patients, counted=True, rungs=dict(self._targets.strategies))
-        weighed = account(self._config, known, self._clock.now())
+        weighed = account_of(self._config, self._targets.strategies, patients, self._clock.now())
         self._limits, self._for_worth = accepted(weighed), weighed.for_worth
         planner.set_limits(self._limits)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
+import functools
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Generic, TypeVar
@@ -44,6 +45,10 @@ _LEASE_RETRY = 2.0
 S = TypeVar("S", bound=Source)
 
 
+def _unheard(_practice: str, _now: dt.datetime) -> None:
+    """Nobody listens for signs of life."""
+
+
 class Supervisor(Generic[S]):
     """One practice, for as long as it is wanted."""
 
@@ -58,8 +63,13 @@ class Supervisor(Generic[S]):
         on_commit: Callable[[], None],
         errands: Callable[[PracticeConfig, Lease, S], Errands] | None = None,
         paused: Collection[str] = (),
+        looked: Callable[[str, dt.datetime], None] = _unheard,
     ) -> None:
-        """``paused``: the feeds that an operator has paused; :data:`PRACTICE` for all."""
+        """``paused``: the feeds that an operator has paused; :data:`PRACTICE` for all.
+
+        ``looked`` is told each time the practice was looked after.
+        """
+        self._looked = looked
         self._errands = errands
         self._config = config
         self._paused = frozenset(paused)
@@ -102,7 +112,8 @@ class Supervisor(Generic[S]):
             self._show()
             wanted = self._wanted
             if wanted is None:
-                await self._turn.wait()
+                self._looked(self._config.code, self._clock.now())
+                await self._rest(_LATENESS_EVERY.total_seconds())
                 continue
             try:
                 await self._serve(wanted)
@@ -201,7 +212,10 @@ class Supervisor(Generic[S]):
         service.owed_from(self._resumed)
         jobs = [
             self._rounds.add(config.code, job, every)
-            for job, every in ((service.tick, tick_of(config)), (service.observe, _LATENESS_EVERY))
+            for job, every in (
+                (service.tick, tick_of(config)),
+                (functools.partial(self._look, service), _LATENESS_EVERY),
+            )
         ]
         self.service = service
         try:
@@ -211,6 +225,10 @@ class Supervisor(Generic[S]):
             for job in jobs:
                 job.end()
             await service.stop()
+
+    async def _look(self, service: Service) -> None:
+        await service.observe()
+        self._looked(self._config.code, self._clock.now())
 
     async def _rest(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):

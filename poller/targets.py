@@ -11,7 +11,7 @@ from poller.config import PracticeConfig
 from poller.core import plan
 from poller.core.model import EVERY_TYPE, Kind, Strategy, Target
 from poller.core.plan import PatientState, Schedule, TargetState
-from poller.schedules import feed_schedules
+from poller.schedules import lateness_schedules, schedules_of_several, schedules_of_type
 from poller.store.repository import Lease
 from poller.store.state import StateStore
 
@@ -23,9 +23,6 @@ _MANY = 5_000
 
 _AT_ONCE = 1000
 """Targets that are given what is stored in one transaction."""
-
-_APART = frozenset({Kind.BULK, Kind.EVERYTHING, Kind.EVERYTHING_WINDOW})
-"""Kinds that no schedule of one feed rules."""
 
 
 async def _nothing() -> None:
@@ -91,39 +88,14 @@ class Targets:
         await self.register([*strategies, EVERY_TYPE])
 
     def _schedule(self, resource_type: str, strategy: Strategy) -> None:
-        detection, whole = feed_schedules(self._config.feeds[resource_type], self._config)
-        self.schedules |= {
-            (resource_type, kind): whole if plan.beside_windows(kind, strategy) else detection
-            for kind in Kind
-            if kind not in _APART
-        }
-        of_everything = [
-            feed for feed, rung in sorted(self._strategies.items()) if rung.is_of_everything and feed != "Patient"
-        ]
+        self.schedules |= schedules_of_type(self._config, resource_type, strategy)
         for kind in (Kind.EVERYTHING, Kind.EVERYTHING_WINDOW):
-            parts = [self._everything_schedule(feed, kind) for feed in of_everything]
-            together = Schedule.together([part for part in parts if part is not None])
             self.schedules.pop((EVERY_TYPE, kind), None)
-            if together is not None:
-                self.schedules[EVERY_TYPE, kind] = together
-
-    def _everything_schedule(self, feed: str, kind: Kind) -> Schedule | None:
-        """What a feed asks of passes that read several types."""
-        detection, whole = feed_schedules(self._config.feeds[feed], self._config)
-        with_windows = self._strategies[feed] is Strategy.EVERYTHING_WINDOW
-        if kind is Kind.EVERYTHING_WINDOW:
-            return detection if with_windows else None
-        return whole if with_windows else detection
+        self.schedules |= schedules_of_several(self._config, self._strategies)
 
     def schedules_of(self, feed: str) -> Mapping[tuple[str, Kind], Schedule]:
         """The schedules by which one feed is late; of passes that serve several feeds, only what this one asks of them."""
-        if not self._strategies[feed].is_of_everything or feed == "Patient":
-            return self.schedules
-        own = {
-            (EVERY_TYPE, kind): self._everything_schedule(feed, kind)
-            for kind in (Kind.EVERYTHING, Kind.EVERYTHING_WINDOW)
-        }
-        return {key: schedule for key, schedule in own.items() if schedule is not None}
+        return lateness_schedules(self._config, feed, self._strategies[feed], self.schedules)
 
     async def take_in(self) -> None:
         """Let targets miss what is stored of their patients, also what they never showed: an export shows it as it was once."""
@@ -229,13 +201,7 @@ class Targets:
 
     def detected_by(self, target: Target) -> tuple[str, ...]:
         """The feeds whose changes a target is there to find; none for a content read beside windows, and for what exports show."""
-        if target.kind is Kind.BULK:
-            return ()
-        return tuple(
-            feed
-            for feed in target.reads
-            if feed in self._strategies and not plan.beside_windows(target.kind, self._strategies[feed])
-        )
+        return plan.detected_by(target, self._strategies)
 
     @property
     def patients(self) -> Sequence[PatientState]:

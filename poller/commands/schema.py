@@ -12,6 +12,7 @@ import typer
 from poller.app import sinks_of
 from poller.commands.options import load
 from poller.config.schema import config_schema
+from poller.core.report_schema import status_schema
 from poller.core.schema import asyncapi, data_schema, event_schema
 from poller.core.sink import Payload, Sink
 
@@ -33,6 +34,7 @@ def documents() -> dict[str, dict[str, Any]]:
         "event.1.json": event_schema(),
         **{f"data.{payload}.1.json": data_schema(payload) for payload in payloads},
         "config.1.json": config_schema(),
+        "status.1.json": status_schema(),
         "asyncapi.json": asyncapi(_SHIPPED, version("ehr-poller")),
     }
 
@@ -58,6 +60,15 @@ def config_() -> None:
     Example: poller schema config > poller.schema.json
     """
     typer.echo(written(config_schema()), nl=False)
+
+
+@app.command()
+def status() -> None:
+    """The JSON Schema (draft-07) of `poller status --json`.
+
+    Example: poller schema status
+    """
+    typer.echo(written(status_schema()), nl=False)
 
 
 @app.command("asyncapi")

@@ -193,6 +193,15 @@ def beside_windows(kind: Kind, strategy: Strategy) -> bool:
     return _WITH_WINDOWS.get(strategy) is kind
 
 
+def detected_by(target: Target, strategies: Mapping[str, Strategy]) -> tuple[str, ...]:
+    """The feeds whose changes a target is there to find; none for a content read beside windows, and for what exports show."""
+    if target.kind is Kind.BULK:
+        return ()
+    return tuple(
+        feed for feed in target.reads if feed in strategies and not beside_windows(target.kind, strategies[feed])
+    )
+
+
 def wanted_targets(
     practice: str,
     resource_type: str,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 CONTENT = ("snapshot", "history", "hidden", "event", "member", "patient", "patient_source", "visit", "planning")
 EVIDENCE = ("probe", "pause", "enumeration")
 JOBS = ("export", "attachment")
-STEERING = ("configuration", "control", "control_answer", "engine", "operator_pause")
+STEERING = ("configuration", "control", "control_answer", "engine", "operator_pause", "heartbeat")
 READING = ("token", "read_audit", "replay", "hold")
 TABLES = (
     *CONTENT, *EVIDENCE, *JOBS, *READING, *STEERING,
@@ -78,6 +78,7 @@ READS = {
         "sink",
         "hold",
         "engine",
+        "heartbeat",
         "operator_pause",
         *EVIDENCE,
     },

@@ -20,6 +20,7 @@ from poller.store.log import _EVERYTHING, IN_LOG_ORDER
 
 NOW = dt.datetime(2026, 11, 22, 12, tzinfo=dt.UTC)
 PRACTICE = {"practice": "p1"}
+PRACTICES = {"practices": ["p1", "p2"]}
 GRANT = {"practices": ["p1"], "wants": [4], "raise": 1e-4, "block": dt.timedelta(seconds=1)} | {
     key: [dt.timedelta(seconds=1)] for key in ("gaps", "leads", "horizons")
 }
@@ -368,6 +369,7 @@ CASES: dict[str, tuple[dict[str, Any], int]] = {
     "new_patient_sources": (NAMED | {"ids": ["a7"] * 1000, "sources": ["reference"] * 1000}, 9000),
     "new_patient_sources: one": (NAMED, 20),
     "note_deleted": (PASS | rows(1000) | {"targets": ["Observation/-/bulk/-"] * 1000}, 9000),
+    "note_heartbeats": ({"engine": 1, "practices": ["p1", "p2"], "ages": [dt.timedelta(seconds=3)] * 2}, 30),
     "note_hidden": (versions(50, unfiltered=b"u" * 32) | BATCH, 2000),
     "note_missing": (PASS | {"target": "Observation/-/sweep/-", "seen": ALL_IDS}, 20000),
     "note_missing_bulk": (PASS | TARGET, 300),
@@ -394,6 +396,14 @@ CASES: dict[str, tuple[dict[str, Any], int]] = {
     "stored_bodies": (rows(50) | PRACTICE, 400),
     "stamp_members": (rows(1000) | TARGET | {"began": NOW}, 15000),
     "start_epoch": (PRACTICE, 20),
+    "status_feeds": (PRACTICES, 40),
+    "status_parked": (PRACTICES | {"behind": "x"}, 800),
+    "status_pauses": (PRACTICES, 40),
+    "status_practices": (PRACTICES, 80),
+    "status_reload": ({}, 40),
+    "status_resumed": (PRACTICES, 120),
+    "status_targets": (PRACTICES, 300),
+    "status_waiting": (PRACTICES, 400),
     "take_lease": (PRACTICE, 10),
     "tell_window": (PRACTICE | {"target": "Observation/-/window/-", "found": ["o1"]}, 60),
     "update_snapshots": (versions(50) | BATCH, 3000),
@@ -410,6 +420,7 @@ WHOLE_TYPE = {
     "outlook_resources",
     "revise_attachments",
     "seed_members",
+    "status_parked",
 }
 """May read all of a type: a sweep's end, a delete that was confirmed by a call, and what is asked once a start, or by a person."""
 

@@ -1,0 +1,113 @@
+"""What programs may rely on of `poller status --json` and `poller why --json`, as JSON Schemas (draft-07).
+
+As with events: members may be added under the same ``$id``, and words to an enumeration that says so; whatever else changes gets a new one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from poller.core.health import Cause, FeedState, State
+from poller.core.schema import DRAFT
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_INSTANT: dict[str, Any] = {"type": "string", "format": "date-time"}
+_WHEN: dict[str, Any] = {"type": ["string", "null"], "format": "date-time"}
+_NAME: dict[str, Any] = {"type": "string"}
+_MAYBE: dict[str, Any] = {"type": ["string", "null"]}
+_COUNT: dict[str, Any] = {"type": "integer", "minimum": 0}
+_FLAG: dict[str, Any] = {"type": "boolean"}
+
+
+def _object(**members: Mapping[str, Any]) -> dict[str, Any]:
+    """An object that has all of these members."""
+    return {
+        "type": "object",
+        "required": list(members),
+        "properties": {name: dict(said) for name, said in members.items()},
+    }
+
+
+def _list(items: Mapping[str, Any], description: str = "") -> dict[str, Any]:
+    return {"type": "array", "items": dict(items)} | ({"description": description} if description else {})
+
+
+def _document(name: str, title: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    return {"$schema": DRAFT, "$id": f"urn:ehr-poller:schema:{name}:1", "title": title} | dict(body)
+
+
+_FINDING = _object(
+    cause=_NAME | {"enum": [cause.value for cause in Cause], "description": "More may be added."},
+    trouble=_FLAG | {"description": "Whether somebody must do something; any makes the command exit 3."},
+    what=_NAME,
+    next=_NAME | {"description": "What to do next."},
+    feeds=_list(_NAME),
+    sink=_MAYBE,
+)
+
+_FEED = _object(
+    feed=_NAME,
+    state=_NAME | {"enum": [state.value for state in FeedState]},
+    why=_NAME,
+    strategy=_MAYBE | {"description": "The rung by which it is read."},
+    searches=_COUNT,
+    neverRead=_COUNT,
+    failing=_COUNT,
+    failure=_MAYBE,
+    lastWholeRead=_WHEN,
+    oldest=_WHEN,
+    heldDeletes=_COUNT,
+)
+
+_SINK = _object(
+    sink=_NAME,
+    configured=_FLAG,
+    recorded=_COUNT | {"description": "skipped + delivered + filtered + discarded + parked + waiting + missing"},
+    skipped=_COUNT,
+    delivered=_COUNT,
+    filtered=_COUNT,
+    discarded=_COUNT,
+    parked=_COUNT,
+    waiting=_COUNT,
+    missing={"type": "integer", "description": "0, or something is wrong."},
+    released=_COUNT,
+    oldestWaiting=_WHEN,
+    parkedFor=_list(_object(reason=_NAME, events=_COUNT)),
+)
+
+
+def status_schema() -> dict[str, Any]:
+    """Of `poller status --json`."""
+    practice = _object(
+        practice=_NAME,
+        state=_NAME | {"enum": [state.value for state in State]},
+        lastLook=_WHEN,
+        lookedBy=_MAYBE,
+        budget=_object(
+            limit=_COUNT,
+            leave={"type": "number"},
+            used=_COUNT,
+            part={"type": "number", "exclusiveMinimum": 0, "maximum": 1},
+            blockedUntil=_WHEN,
+        ),
+        feeds=_list(_FEED),
+        sinks=_list(_SINK),
+        findings=_list(_FINDING, "Most urgent first."),
+    )
+    configuration = _object(
+        revision={"type": ["integer", "null"], "description": "In force."},
+        acceptedAt=_WHEN,
+        fileDiffers=_FLAG,
+        problems=_list(_NAME, "What is wrong with the file."),
+        reloadRefusedAt=_WHEN,
+    )
+    body = _object(
+        at=_INSTANT,
+        healthy=_FLAG | {"description": "Whether the command exits 0."},
+        configuration=configuration,
+        findings=_list(_FINDING, "On the configuration."),
+        practices=_list(practice),
+    )
+    return _document("status", "How practices are: poller status --json", body)
