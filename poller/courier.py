@@ -19,7 +19,7 @@ import structlog
 from poller import metrics
 from poller.broker.port import Cause
 from poller.core.backoff import pause
-from poller.core.envelope import message, wire_sequence
+from poller.core.envelope import message
 from poller.core.pace import Pace
 from poller.core.sink import Fate, go_around, park_first, settle, sort_out, witnesses
 from poller.errors import BrokerError, PollerError
@@ -399,8 +399,9 @@ class Courier:
     def _messages(self, events: Sequence[Event], routed: str | None) -> Iterator[Message]:
         for event in events:
             source = self._sources[event.practice]
-            yield message(event, base_url=source, payload=self._sink.payload, previous_sequence=routed)
-            routed = wire_sequence(event.epoch, event.sequence, event.ordinal)
+            made = message(event, base_url=source, payload=self._sink.payload, previous_sequence=routed)
+            yield made
+            routed = made.sequence
 
     def _hindrance(self, position: Position) -> str | None:
         """Why nothing of this practice may be sent now."""

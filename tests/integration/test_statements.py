@@ -415,8 +415,20 @@ WHOLE_TYPE = {
 
 
 def test_every_statement_is_here() -> None:
-    found = {path.name.removesuffix(".sql") for path in files("poller.store").joinpath("sql").iterdir()}
+    statements = files("poller.store").joinpath("sql")
+    found = {path.name.removesuffix(".sql") for path in statements.iterdir() if path.is_file()}
     assert found == {case.partition(":")[0] for case in CASES}
+
+
+def test_every_part_is_taken_by_several_statements_and_written_once() -> None:
+    statements = files("poller.store").joinpath("sql")
+    texts = [path.read_text(encoding="utf-8") for path in statements.iterdir() if path.is_file()]
+    for part in statements.joinpath("parts").iterdir():
+        name, body = part.name.removesuffix(".sql"), part.read_text(encoding="utf-8").splitlines()[1:]
+        assert sum(f"{{{name}}}" in one for one in texts) > 1, name
+        assert not [one for one in texts if max(body, key=len).strip() in one], name
+    assert "{selected}" not in sql("read_events").text
+    assert "AND (l.epoch, l.sequence) <=" in sql("read_events").text
 
 
 def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
