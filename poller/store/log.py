@@ -75,6 +75,8 @@ class Position:
     """Whether parked events are to be tried again."""
     overtaken: bool = False
     """Whether events behind its cursor are gone: retention has dropped them while the sink was not configured."""
+    asked: bool = False
+    """Whether an operator wants something parked that it has not come to."""
 
 
 Place = tuple[int, int]

@@ -23,7 +23,7 @@ PRACTICE = {"practice": "p1"}
 GRANT = {"practices": ["p1"], "wants": [4], "raise": 1e-4, "block": dt.timedelta(seconds=1)} | {
     key: [dt.timedelta(seconds=1)] for key in ("gaps", "leads", "horizons")
 }
-LARGE = ("snapshot", "history", "event", "member", "attachment", "visit", "parked")
+LARGE = ("snapshot", "history", "event", "member", "attachment", "visit", "parked", "parking")
 
 FILL = """
 SELECT poller.ensure_partitions('2026-11-22');
@@ -75,6 +75,8 @@ INSERT INTO poller.visit
 SELECT 'p' || (n % 2 + 1), 'e' || n, 'a' || n, timestamptz '2026-11-01' + n * interval '3 minutes', 'AMB', 'finished'
 FROM generate_series(1, 20000) AS n;
 INSERT INTO poller.sink SELECT 's' || n, 'beginning', now() FROM generate_series(1, 3) AS n;
+INSERT INTO poller.parking (practice, sink, epoch, sequence, actor, reason, met_at)
+SELECT 'p' || n % 3, 's1', 1, n, 'a', '', CASE WHEN n > 20 THEN now() END FROM generate_series(1, 20000) AS n;
 INSERT INTO poller.engine (host, pid) SELECT 'h', n FROM generate_series(1, 20) AS n;
 INSERT INTO poller.control (practice, action, resource_type, actor, reason)
 SELECT 'p' || n % 3, 'pause', '*', 'a', '' FROM generate_series(1, 5000) AS n;
@@ -317,6 +319,9 @@ CASES: dict[str, tuple[dict[str, Any], int]] = {
     ),
     "cancel_replay": (HELD, 10),
     "count_events": (READ | {"partition_key": "Patient/a7", "last_epoch": 1, "last_sequence": 20000}, 300),
+    "ask_parking": (PRACTICE | {"sink": "s1", "epoch": 1, "sequence": 9, "actor": "me", "reason": "why"}, 20),
+    "parking_asked": (PRACTICE | {"sink": "s1"}, 20),
+    "meet_parking": (PRACTICE | {"sink": "s1", "epoch": 1, "sequence": 9}, 20),
     "end_hold": (HELD, 20),
     "keep_hold": (HELD | {"length": dt.timedelta(minutes=2)}, 10),
     "list_replays": ({"replay": "r"}, 10),
