@@ -19,7 +19,7 @@ import structlog
 from poller import metrics
 from poller.broker.port import Cause
 from poller.core.backoff import pause
-from poller.core.envelope import message, wire_sequence
+from poller.core.envelope import message
 from poller.core.pace import Pace
 from poller.core.sink import Fate, go_around, park_first, settle, sort_out, witnesses
 from poller.errors import BrokerError, PollerError
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from poller.core.model import Event
     from poller.core.sink import Sink, Step
     from poller.store.log import Position
+    from poller.store.sinks import Wish
 
 log = structlog.get_logger(__name__)
 
@@ -86,6 +87,14 @@ class SinkLog(Protocol):
 
     def parked_among(self, sink: str, practice: str, events: Sequence[Event]) -> set[tuple[str, str]]:
         """Those resources of ``events`` of which events are parked."""
+        ...
+
+    def to_park(self, sink: str, practice: str) -> Sequence[Wish]:
+        """What operators want parked, and the sink has not come to."""
+        ...
+
+    def meet(self, sink: str, position: Position) -> list[bool]:
+        """Of each event that an operator wanted parked, and the sink has passed since: whether it was."""
         ...
 
     def advance(self, sink: str, position: Position, step: Step) -> None:
@@ -253,6 +262,8 @@ class Courier:
         self._settle_holds()
         for position in self._log.positions(self._sink.name):
             self._measure(position)
+            if position.asked:
+                self._meet(position)
             if self._stopping.is_set():
                 return False
             behind = (position.epoch, position.sequence) != (position.head_epoch, position.head)
@@ -276,6 +287,15 @@ class Courier:
                 log.warning("a replay has not gone on, so delivery does", action="relay.hold-lapsed", **told)
             else:
                 log.info("delivery waits for a replay", action="relay.held", **told)
+
+    def _meet(self, position: Position) -> None:
+        """Say what came of an operator's wish to have events parked."""
+        told = {"sink": self._sink.name, "practice": position.practice}
+        for was_parked in self._log.meet(self._sink.name, position):
+            if was_parked:
+                log.warning("an event is parked since an operator wants it so", action="relay.parked-as-asked", **told)
+            else:
+                log.warning("an event that was to be parked had gone out", action="relay.asked-too-late", **told)
 
     def _measure(self, position: Position) -> None:
         """Show where the sink stands."""
@@ -329,7 +349,8 @@ class Courier:
     def _send(self, position: Position, events: Sequence[Event], most: int) -> bool:
         practice, sink = position.practice, self._sink
         parked = self._log.parked_among(sink.name, practice, events) if position.parked else set[tuple[str, str]]()
-        fates = sort_out(events, sink, parked)
+        wishes = self._log.to_park(sink.name, practice) if position.asked else ()
+        fates = sort_out(events, sink, parked, {wish.place for wish in wishes})
         to_send = [event for event, fate in zip(events, fates, strict=True) if fate is Fate.SEND][:most]
         outcome = self._publish(to_send, position.routed)
         step = settle(events, fates, outcome.confirmed)
@@ -340,7 +361,7 @@ class Courier:
             self._log.advance(sink.name, position, step)
             metrics.PUBLISHED.labels(sink.name, practice).inc(step.delivered)
         if around is not None:
-            self._say_parked(practice, around.parked[0].reason, len(around.parked))
+            self._say_parked(practice, outcome.refused or "", len(around.parked))
         elif outcome.refused is not None:
             self._stuck(practice, outcome.refused, "relay.refused", to_send[outcome.confirmed])
             return False
@@ -399,8 +420,9 @@ class Courier:
     def _messages(self, events: Sequence[Event], routed: str | None) -> Iterator[Message]:
         for event in events:
             source = self._sources[event.practice]
-            yield message(event, base_url=source, payload=self._sink.payload, previous_sequence=routed)
-            routed = wire_sequence(event.epoch, event.sequence, event.ordinal)
+            made = message(event, base_url=source, payload=self._sink.payload, previous_sequence=routed)
+            yield made
+            routed = made.sequence
 
     def _hindrance(self, position: Position) -> str | None:
         """Why nothing of this practice may be sent now."""

@@ -324,7 +324,7 @@ class RabbitPublisher:
             routing_key=self._routing_key or message.routing_key,
             content_type=CONTENT_TYPE,
             content_encoding="utf-8",
-            headers=dict(message.headers),
+            headers=message.headers,
             message_id=message.id,
             delivery_mode=_PERSISTENT,
             mandatory=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -20,6 +21,7 @@ from poller.control import whoami
 from poller.errors import ConfigError, NotFound
 from poller.reloading import Written
 from poller.store.configurations import Revision
+from poller.store.log import Place
 
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", envvar="POLLER_CONFIG", help="The configuration file.")]
 DataDirOption = Annotated[
@@ -41,6 +43,8 @@ Actor = Annotated[
     str, typer.Option("--actor", help="Who asks; without, who runs this.", default_factory=whoami, callback=a_text)
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object.")]
+_WIRE = re.compile(r"([0-9]{10})-([0-9]{20})")
+_NUMBER = re.compile(r"[0-9]{1,18}")
 DEFAULT_CONFIG = Path("config/poller.yaml")
 
 
@@ -119,3 +123,16 @@ def duration(written: str) -> dt.timedelta:
         return parse_duration(written)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
+
+
+def place(option: str, written: str | None, epoch: int) -> Place | None:
+    """A sequence as it was written for ``option``; a number alone is of ``epoch``. Raises ConfigError."""
+    if written is None:
+        return None
+    if match := _WIRE.fullmatch(written):
+        return int(match[1]), int(match[2])
+    if _NUMBER.fullmatch(written):
+        return epoch, int(written)
+    raise ConfigError(
+        [f"{option}: not a sequence; write it as in events, 0000000001-00000000000000000042, or its number alone"]
+    )

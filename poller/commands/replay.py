@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import getpass
 import json
-import re
 import signal
 import sys
 import threading
@@ -24,7 +23,7 @@ from typer.core import TyperGroup
 
 from poller import display
 from poller.app import Installation, sinks_of
-from poller.commands.options import DEFAULT_CONFIG, ConfigOption, Practice, load
+from poller.commands.options import DEFAULT_CONFIG, ConfigOption, Practice, load, place
 from poller.core.sink import Payload, Sink
 from poller.errors import DEGRADED, ConfigError, NotFound, StoreError
 from poller.replay import (
@@ -39,8 +38,6 @@ from poller.replay import (
 from poller.store.log import Place, Selection
 from poller.store.replays import ReplayRecord, ReplayStore
 
-_WIRE = re.compile(r"([0-9]{10})-([0-9]{20})")
-_NUMBER = re.compile(r"[0-9]{1,18}")
 _STDOUT = "-"
 
 
@@ -117,8 +114,8 @@ def start(
             patient,
             _utc(since),
             _utc(until),
-            _place("--from", first, epoch),
-            _place("--to", last, epoch),
+            place("--from", first, epoch),
+            place("--to", last, epoch),
             resources,
             events,
         )
@@ -375,18 +372,6 @@ def _listed_ids(said: Sequence[str], file: Path | None) -> tuple[tuple[tuple[str
     if file is not None and not resources and not events:
         raise ConfigError([f"--ids {file}: no id in it"])
     return tuple(resources), tuple(events)
-
-
-def _place(option: str, written: str | None, epoch: int) -> Place | None:
-    if written is None:
-        return None
-    if match := _WIRE.fullmatch(written):
-        return int(match[1]), int(match[2])
-    if _NUMBER.fullmatch(written):
-        return epoch, int(written)
-    raise ConfigError(
-        [f"{option}: not a sequence; write it as in events, 0000000001-00000000000000000042, or its number alone"]
-    )
 
 
 def _utc(moment: dt.datetime | None) -> dt.datetime | None:

@@ -11,11 +11,13 @@ from rich.table import Table
 
 from poller import display
 from poller.app import Installation
-from poller.commands.options import DEFAULT_CONFIG, ConfigOption, load
+from poller.commands.options import DEFAULT_CONFIG, Actor, ConfigOption, Reason, load, place
 from poller.config import Config
 from poller.core.envelope import wire_sequence
-from poller.errors import DEGRADED, NotFound
-from poller.store.sinks import Books, Parked
+from poller.errors import DEGRADED, ConfigError, NotFound
+from poller.installation import sinks_of
+from poller.store.log import Selection
+from poller.store.sinks import Books, Parked, Wish
 
 app = typer.Typer(help="Where events go: the books, and what is parked.", no_args_is_help=True)
 
@@ -63,10 +65,16 @@ def show(
     loaded = load(config)
     with Installation(loaded) as installation:
         parked = installation.sinks.parked(sink, practice)
-        if not parked and sink not in loaded.sinks and all(one.sink != sink for one in installation.sinks.books()):
+        wishes = installation.sinks.to_park(sink, practice)
+        if (
+            not parked
+            and not wishes
+            and sink not in loaded.sinks
+            and all(one.sink != sink for one in installation.sinks.books())
+        ):
             raise NotFound(f"no sink {sink}; see `poller sinks list`")
     if as_json:
-        _lines(_parked_as_json(one) for one in parked)
+        _lines([*(_parked_as_json(one) for one in parked), *(_wish_as_json(one) for one in wishes)])
         return
     table = Table("practice", "sequence", "resource", "parked since", "state", "reason")
     for one in parked:
@@ -78,7 +86,46 @@ def show(
             "released" if one.released else "parked",
             one.reason,
         )
-    display.console().print(table if parked else "nothing is parked")
+    for wish in wishes:
+        table.add_row(wish.practice, wire_sequence(*wish.place), "", "", "to be parked", wish.words)
+    display.console().print(table if parked or wishes else "nothing is parked")
+
+
+@app.command()
+def park(
+    sink: SinkName,
+    practice: InPractice,
+    actor: Actor,
+    reason: Reason,
+    sequence: Annotated[
+        str | None, typer.Option(help="The event, as in its sequence; a number alone is of the present epoch.")
+    ] = None,
+    resource_type: OfType = None,
+    id_: OfId = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Have an event parked that has not gone out: the next that waits, of a type, of a resource, or the one with a sequence.
+
+    The poller parks it when the sink comes to it, at once if it is what blocks; later ones of its resource wait behind it, the others go on
+    until `poller sinks release`. What has gone out cannot be parked. Who asked, and why, is kept.
+
+    Example: poller sinks park changes FAMLYMED --sequence 4711 --reason "the lab's clean-up is not done"
+
+    Exits 6 for a sink that is not configured or has not begun, and where nothing of that waits.
+    """
+    if id_ is not None and resource_type is None:
+        raise ConfigError(["--id: an id alone names no resource; add --type"])
+    loaded = load(config)
+    chosen = next((one for one in sinks_of(loaded) if one.name == sink), None)
+    if chosen is None:
+        raise NotFound(f"no sink {sink} in the configuration; see `poller sinks list`")
+    with Installation(loaded) as installation:
+        epoch, _ = installation.sinks.require_history(practice)
+        at = place("--sequence", sequence, epoch)
+        resources = ((resource_type, id_),) if resource_type is not None and id_ is not None else ()
+        selection = Selection(practice, resource_type, first=at, last=at, resources=resources)
+        found = installation.sinks.ask_parking(chosen, selection, actor=actor, reason=reason)
+    typer.echo(f"{wire_sequence(*found)} will be parked when the sink comes to it; see `poller sinks show {sink}`")
 
 
 @app.command()
@@ -144,8 +191,21 @@ def _parked_as_json(parked: Parked) -> dict[str, Any]:
         "sequence": wire_sequence(*parked.place),
         "resource": f"{parked.resource_type}/{parked.id}",
         "reason": parked.reason,
+        "state": "released" if parked.released else "parked",
         "released": parked.released,
         "parked_at": parked.parked_at.isoformat(),
+    }
+
+
+def _wish_as_json(wish: Wish) -> dict[str, Any]:
+    return {
+        "practice": wish.practice,
+        "sequence": wire_sequence(*wish.place),
+        "resource": None,
+        "reason": wish.words,
+        "state": "to be parked",
+        "released": False,
+        "parked_at": None,
     }
 
 

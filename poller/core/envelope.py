@@ -7,6 +7,7 @@ answer; only ``patch`` and, where no values may travel, ``category``, ``status``
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,9 @@ _REQUEST: Mapping[Action, tuple[str, str]] = {
     Action.ENTERED_IN_ERROR: ("PUT", "200"),
     Action.DELETED: ("DELETE", "204"),
 }
+_TYPE: Mapping[Action, str] = {action: f"dev.ehrpoller.resource.{action.value}.v1" for action in Action}
+_MOMENTS = 4096
+"""Moments whose text is remembered: a commit's events share theirs, and writing three costs more than writing all else of an event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +58,18 @@ class Message:
     routing_key: str
     body: bytes = field(repr=False)
     """UTF-8 JSON, the whole event."""
-    headers: Mapping[str, str] = field(repr=False)
-    """``ce-…``, the context attributes again, where the broker has headers."""
+    attributes: Mapping[str, str] = field(repr=False)
+    """The context attributes of the event, by name."""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """``ce-…``, the context attributes again, where the broker has headers."""
+        return {f"ce-{name}": value for name, value in self.attributes.items() if name != "datacontenttype"}
+
+    @property
+    def sequence(self) -> str:
+        """Of the event, on the wire."""
+        return self.attributes["sequence"]
 
 
 def event_id(practice: str, resource_type: str, id_: str, version: int, action: Action, digest: bytes) -> uuid.UUID:
@@ -74,7 +88,7 @@ def wire_sequence(epoch: int, sequence: int, ordinal: int = 0) -> str:
 
 def routing_key(event: Event) -> str:
     """``fhir.<practice>.<ResourceType>.<action>``: always four words and never an id (ids hold dots, and name patients)."""
-    return f"fhir.{event.practice}.{event.resource_type}.{event.action.value}"
+    return f"fhir.{event.practice}.{event.resource_type}.{event.action}"
 
 
 def envelope(
@@ -86,24 +100,27 @@ def envelope(
     ``replay_id`` it is the same event again: same id, same sequence, its origin ``replay``.
     """
     reference = f"{event.resource_type}/{event.id}"
-    attributes: dict[str, Any] = {
+    cloud_event: dict[str, Any] = {
         "specversion": "1.0",
         "id": str(event.event_id),
         "source": base_url,
-        "type": f"dev.ehrpoller.resource.{event.action.value}.v1",
+        "type": _TYPE[event.action],
         "subject": reference,
         "time": _instant(event.detected_at),
         "datacontenttype": "application/json",
         "dataschema": SCHEMA[payload],
         "partitionkey": event.partition_key,
         "sequence": wire_sequence(event.epoch, event.sequence, event.ordinal),
-        "previoussequence": previous_sequence,
-        "origin": (event.origin if replay_id is None else Origin.REPLAY).value,
-        "replayid": replay_id,
-        "previousread": event.previous_read and _instant(event.previous_read),
     }
-    present = {name: value for name, value in attributes.items() if value is not None}
-    return {**present, "data": _entry(event, f"{base_url}/{reference}", payload)}
+    if previous_sequence is not None:
+        cloud_event["previoussequence"] = previous_sequence
+    cloud_event["origin"] = event.origin.value if replay_id is None else Origin.REPLAY.value
+    if replay_id is not None:
+        cloud_event["replayid"] = replay_id
+    if event.previous_read is not None:
+        cloud_event["previousread"] = _instant(event.previous_read)
+    cloud_event["data"] = _entry(event, f"{base_url}/{reference}", payload)
+    return cloud_event
 
 
 def message(
@@ -113,13 +130,10 @@ def message(
     cloud_event = envelope(
         event, base_url=base_url, payload=payload, previous_sequence=previous_sequence, replay_id=replay_id
     )
-    return Message(
-        id=cloud_event["id"],
-        resource=f"{event.practice}/{cloud_event['subject']}",
-        routing_key=routing_key(event),
-        body=jsontext.dumps(cloud_event),
-        headers={f"ce-{name}": value for name, value in cloud_event.items() if name not in {"data", "datacontenttype"}},
-    )
+    body = jsontext.dumps(cloud_event)
+    del cloud_event["data"]  # the body holds it, and it may be large
+    resource = f"{event.practice}/{cloud_event['subject']}"
+    return Message(cloud_event["id"], resource, routing_key(event), body, cloud_event)
 
 
 def history_entry(
@@ -141,7 +155,10 @@ def _entry(event: Event, full_url: str, payload: Payload) -> dict[str, Any]:
     if event.evidence is not None:
         entry["evidence"] = event.evidence
     if payload == "id-only":
-        return entry | {"category": list(event.categories), "status": event.status, "changed": list(event.changed)}
+        entry["category"] = list(event.categories)
+        entry["status"] = event.status
+        entry["changed"] = list(event.changed)
+        return entry
     if event.body is not None and event.action is not Action.DELETED:
         entry["resource"] = event.body
         if event.previous_body is not None and event.action is not Action.CREATED:
@@ -149,6 +166,7 @@ def _entry(event: Event, full_url: str, payload: Payload) -> dict[str, Any]:
     return entry
 
 
+@functools.lru_cache(_MOMENTS)
 def _instant(moment: dt.datetime) -> str:
     """RFC 3339 in UTC to the millisecond, e.g. ``2026-11-22T15:04:05.123Z``."""
     return moment.astimezone(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -135,6 +135,8 @@ class Fate(StrEnum):
     FILTERED = "filtered"
     BEHIND = "behind"
     """Parked, since an earlier one of its resource is."""
+    ASKED = "asked"
+    """Parked, since an operator wants it so."""
     SEND = "send"
 
 
@@ -163,19 +165,34 @@ class Step:
 
 
 BEHIND = "an earlier one of the same resource is parked"
+ASKED = "an operator wants it parked"
 TRIED_AGAIN = "it came between a refused event and one that was taken"
 
 
-def sort_out(events: Sequence[Event], sink: Sink, parked: Collection[tuple[str, str]]) -> list[Fate]:
-    """What is to become of each event; ``parked`` are the resources (type, id) of which events are parked already."""
-    return [
-        Fate.FILTERED
-        if not sink.wants(event)
-        else Fate.BEHIND
-        if (event.resource_type, event.id) in parked
-        else Fate.SEND
-        for event in events
-    ]
+def sort_out(
+    events: Sequence[Event],
+    sink: Sink,
+    parked: Collection[tuple[str, str]],
+    asked: Collection[tuple[int, int]] = (),
+) -> list[Fate]:
+    """What is to become of each event.
+
+    ``parked`` are the resources (type, id) of which events are parked already, ``asked`` the events of the log (epoch, sequence) that an
+    operator wants parked: later ones of their resources go behind them.
+    """
+    fates, waiting = [], set(parked)
+    for event in events:
+        resource = (event.resource_type, event.id)
+        if not sink.wants(event):
+            fates.append(Fate.FILTERED)
+        elif resource in waiting:
+            fates.append(Fate.BEHIND)
+        elif event.ordinal == 0 and (event.epoch, event.sequence) in asked:
+            waiting.add(resource)
+            fates.append(Fate.ASKED)
+        else:
+            fates.append(Fate.SEND)
+    return fates
 
 
 def settle(events: Sequence[Event], fates: Sequence[Fate], confirmed: int) -> Step | None:
@@ -233,6 +250,8 @@ def witnesses(events: Sequence[Event], fates: Sequence[Fate], most: int) -> Iter
 
 
 def _step(passed: Sequence[tuple[Event, Fate]], parkings: Mapping[int, Parking]) -> Step:
+    asked = {index: Parking(event, ASKED) for index, (event, fate) in enumerate(passed) if fate is Fate.ASKED}
+    parkings = {**parkings, **asked}
     delivered = [event for index, (event, fate) in enumerate(passed) if fate is Fate.SEND and index not in parkings]
     parked = [
         parkings.get(index) or Parking(event, BEHIND, behind=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import functools
 import hmac
+import re
 import time
 from importlib.resources import files
 from typing import Any
@@ -30,10 +31,30 @@ VERSION_TABLE = "poller_revision"
 _KEY_CHECK = b"poller: is this the digest key of this database?"
 
 
+_IN_BINARY = "poller_in_binary"
+_STATEMENTS = files("poller.store").joinpath("sql")
+_PART = re.compile(r"\{(\w+)\}")
+
+
 @functools.cache
 def sql(name: str) -> TextClause:
-    """The statement in ``sql/<name>.sql``; binds are written ``:name``."""
-    return text(files("poller.store").joinpath("sql", f"{name}.sql").read_text(encoding="utf-8"))
+    """The statement in ``sql/<name>.sql``; binds are written ``:name``, what statements share ``{part}``: it stands in ``sql/parts``."""
+    statement = _STATEMENTS.joinpath(f"{name}.sql").read_text(encoding="utf-8")
+    return text(_PART.sub(lambda part: _part(part[1]), statement))
+
+
+@functools.cache
+def sql_in_binary(name: str) -> TextClause:
+    """The same, its rows sent as Postgres has them: bodies not as hexadecimal digits, moments and ids not as text to parse.
+
+    For results of many rows, whose types psycopg knows.
+    """
+    return sql(name).execution_options(**{_IN_BINARY: True})
+
+
+def _part(name: str) -> str:
+    """Without the comment that it begins with: it stands in the middle of a statement."""
+    return _STATEMENTS.joinpath("parts", f"{name}.sql").read_text(encoding="utf-8").partition("\n")[2].rstrip()
 
 
 def open_engine(conninfo: str, role: str | None, *, pool_size: int = 5) -> Engine:
@@ -69,6 +90,12 @@ def open_engine(conninfo: str, role: str | None, *, pool_size: int = 5) -> Engin
         pool_pre_ping=True,
         hide_parameters=True,
     )
+
+    @event.listens_for(engine, "before_cursor_execute")
+    def _choose_format(_connection: Any, cursor: Any, _statement: str, _binds: Any, context: Any, _many: Any) -> None:
+        if context.execution_options.get(_IN_BINARY):
+            cursor.format = psycopg.pq.Format.BINARY
+
     if role is not None:
 
         @event.listens_for(engine, "connect")

@@ -10,15 +10,17 @@ from typing import Any
 
 from sqlalchemy import Engine, text
 
-from poller.core import jsontext
-from poller.core.canonical import body_text, decode_body
+from poller.core.canonical import decode_body
 from poller.core.envelope import wire_sequence
 from poller.core.model import Action, Event, Origin
 from poller.core.noise import hidden
 from poller.errors import NotFound
-from poller.store.engine import sql
+from poller.store.engine import sql, sql_in_binary
+from poller.store.events import event_of
 
-_PAGE = 500
+_PAGE = 5_000
+_PAGE_OF_BODIES = 1_000
+"""Events; each body is looked up before it is known whether it still fits the page."""
 
 IN_LOG_ORDER = text("SET LOCAL enable_sort = off")
 """For read_events: walk the index in the log's order and stop at the page's end. Statistics never know of the rows last appended, and
@@ -73,6 +75,8 @@ class Position:
     """Whether parked events are to be tried again."""
     overtaken: bool = False
     """Whether events behind its cursor are gone: retention has dropped them while the sink was not configured."""
+    asked: bool = False
+    """Whether an operator wants something parked that it has not come to."""
 
 
 Place = tuple[int, int]
@@ -192,7 +196,7 @@ class EventLog:
         with self._engine.connect() as connection:
             if binds["partition_key"] is None:  # one patient's few events are found by their own index, and sorted
                 connection.execute(IN_LOG_ORDER)
-            return connection.execute(sql("read_events"), binds).all()
+            return connection.execute(sql_in_binary("read_events"), binds).all()
 
     def require_history(self, practice: str) -> tuple[int, int]:
         """Epoch and head of a practice's log. Raises NotFound for a practice that was never polled."""
@@ -251,7 +255,8 @@ class EventLog:
         ``began_at``: when that was begun of which this is the rest; None where it begins now. Raises NotFound where retention has dropped
         something of it since: what is left would look like all.
         """
-        binds = selection.binds() | {"epoch": begin[0], "sequence": begin[1], "limit": _PAGE, "bodies": bodies}
+        limit = _PAGE_OF_BODIES if bodies else _PAGE
+        binds = selection.binds() | {"epoch": begin[0], "sequence": begin[1], "limit": limit, "bodies": bodies}
         binds |= {"last_epoch": end[0], "last_sequence": end[1], "of_deleted": of_deleted}
         known = self._dropped_at(selection) if began_at is None else began_at - _DROPPING
         for rows in self._rows(binds):
@@ -331,34 +336,3 @@ class EventLog:
 
 def _body(codec: int | None, body: bytes | None) -> Mapping[str, Any] | None:
     return decode_body(codec, bytes(body)) if codec is not None and body is not None else None
-
-
-def _unread(codec: int | None, body: bytes | None) -> jsontext.Written | None:
-    """The same, parsed only by whoever looks into it."""
-    return jsontext.Written(body_text(codec, bytes(body))) if codec is not None and body is not None else None
-
-
-def event_of(row: Any) -> Event:
-    """A row of read_events."""
-    return Event(
-        practice=row.practice,
-        epoch=row.epoch,
-        sequence=row.sequence,
-        event_id=row.event_id,
-        resource_type=row.resource_type,
-        id=row.id,
-        version=row.version,
-        action=Action(row.action),
-        origin=Origin(row.origin),
-        changed=tuple(row.changed),
-        categories=tuple(row.categories),
-        status=row.status,
-        partition_key=row.partition_key,
-        detected_at=row.recorded_at,
-        previous_read=row.previous_read,
-        last_modified=row.last_modified,
-        replaced_by=row.replaced_by,
-        evidence=row.evidence,
-        body=_unread(row.codec, row.body),
-        previous_body=_unread(row.previous_codec, row.previous_body),
-    )

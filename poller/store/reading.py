@@ -13,8 +13,8 @@ from sqlalchemy import Connection, Engine
 from poller.core import jsontext
 from poller.core.canonical import body_text
 from poller.core.model import Action, Event
-from poller.store import log
-from poller.store.engine import sql
+from poller.store.engine import sql, sql_in_binary
+from poller.store.events import event_of
 
 _PAGE = 500
 _PAGE_BYTES = 8 * 1024 * 1024
@@ -123,8 +123,8 @@ class ReadingStore:
             "versions": [one.version for one in versions],
         }
         with self._engine.connect() as connection:
-            rows = connection.execute(sql("events_of_versions"), binds)
-            return {(row.resource_type, row.id): log.event_of(row) for row in rows}
+            rows = connection.execute(sql_in_binary("events_of_versions"), binds)
+            return {(row.resource_type, row.id): event_of(row) for row in rows}
 
 
 def _version(resource_type: str, id_: str, row: Any, *, stands: bool) -> StoredVersion | Missing:

@@ -20,7 +20,7 @@ from poller.core.model import Action, Event, Origin
 from poller.core.sink import Sink, Step
 from poller.errors import NotFound, StoreError
 from poller.store.engine import sql
-from poller.store.log import EventLog, Position
+from poller.store.log import EventLog, Place, Position, Selection
 
 _LISTED = 10_000
 """Parked events that are shown at once."""
@@ -77,6 +77,22 @@ class Parked:
     def place(self) -> tuple[int, int, int]:
         """Where it stands in the order."""
         return self.epoch, self.sequence, self.ordinal
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """An event that an operator wants parked when the sink comes to it."""
+
+    practice: str
+    epoch: int
+    sequence: int
+    words: str
+    """Why, and who asked."""
+
+    @property
+    def place(self) -> Place:
+        """Where the event stands in the log."""
+        return self.epoch, self.sequence
 
 
 class SinkLog(EventLog):
@@ -151,6 +167,18 @@ class SinkLog(EventLog):
         binds = _whose(sink, practice) | {"types": [kind for kind, _ in keys], "ids": [id_ for _, id_ in keys]}
         with self._engine.connect() as connection:
             return {tuple(row) for row in connection.execute(sql("parked_among"), binds)}
+
+    def to_park(self, sink: str, practice: str | None = None) -> list[Wish]:
+        """What operators want parked, and the sink has not come to."""
+        with self._engine.connect() as connection:
+            rows = connection.execute(sql("parking_asked"), {"sink": sink, "practice": practice})
+            return [Wish(*row) for row in rows]
+
+    def meet(self, sink: str, position: Position) -> list[bool]:
+        """Of each event that an operator wanted parked, and the sink has passed since: whether it was."""
+        binds = _whose(sink, position.practice) | {"epoch": position.epoch, "sequence": position.sequence}
+        with self._engine.begin() as connection:
+            return list(connection.execute(sql("meet_parking"), binds).scalars())
 
     def released(self, sink: Sink, practice: str, limit: int) -> list[Event]:
         """The first released events, in order."""
@@ -279,6 +307,27 @@ class SinkLog(EventLog):
             self._lock(connection, binds)
             return connection.execute(sql("release_parked"), binds).rowcount
 
+    def ask_parking(self, sink: Sink, selection: Selection, *, actor: str, reason: str) -> Place:
+        """Have the first event of a selection parked that the sink wants and has not come to; its place. The relay parks it there.
+
+        Raises NotFound for a sink that has no cursor there, where nothing of the selection waits, and where that is asked already.
+        """
+        whose = _whose(sink.name, selection.practice)
+        with self._engine.begin() as connection:
+            cursor = self._lock(connection, whose)
+            begin, end = self.span(selection)
+            pages = self.pages(selection, max(begin, cursor), end, bodies=sink.only.reads_bodies, of_deleted=True)
+            event = next((event for page in pages for event in page if sink.wants(event)), None)
+            if event is None:
+                raise NotFound(
+                    "nothing of that waits for this sink: it has gone out, or is parked, or the sink does not want it; see"
+                    " `poller sinks list` and `poller sinks show`"
+                )
+            place = {"epoch": event.epoch, "sequence": event.sequence, "actor": actor, "reason": reason}
+            if connection.execute(sql("ask_parking"), whose | place).first() is None:
+                raise NotFound("that is asked already; the sink parks the event when it comes to it")
+        return event.epoch, event.sequence
+
     def discard(self, sink: str, practice: str, resource_type: str | None = None, id_: str | None = None) -> int:
         """Give parked events up for good; how many. Raises NotFound as :meth:`release`."""
         binds = self._chosen(sink, practice, resource_type, id_)
@@ -291,11 +340,14 @@ class SinkLog(EventLog):
         return _whose(sink, practice) | {"resource_type": resource_type, "id": id_}
 
     @staticmethod
-    def _lock(connection: Connection, binds: Mapping[str, Any]) -> None:
-        if connection.execute(sql("lock_cursor"), binds).first() is None:
+    def _lock(connection: Connection, binds: Mapping[str, Any]) -> Place:
+        """Where the cursor stands, which nobody moves until the transaction ends."""
+        cursor = connection.execute(sql("lock_cursor"), binds).first()
+        if cursor is None:
             raise NotFound(
                 f"sink {binds['sink']} has not begun in practice {binds['practice']}; see `poller sinks list`"
             )
+        return cursor.epoch, cursor.sequence
 
 
 def _whose(sink: str, practice: str) -> dict[str, Any]:

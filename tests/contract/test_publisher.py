@@ -37,7 +37,7 @@ def a_message(resource: str, number: int = 1, action: str = "updated") -> Messag
         resource=resource,
         routing_key=f"fhir.P.Observation.{action}",
         body=f'{{"specversion":"1.0","id":"{id_}","value":13.20}}'.encode(),
-        headers={"ce-id": id_, "ce-specversion": "1.0"},
+        attributes={"id": id_, "specversion": "1.0"},
     )
 
 

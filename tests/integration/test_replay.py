@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
+from poller.core import jsontext
 from poller.core.envelope import wire_sequence
 from poller.core.sink import Only, Parking, Step
 from poller.errors import BrokerError, NotFound, PollerError, StoreError
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from poller.core.envelope import Message
-    from poller.core.sink import Sink
+    from poller.core.sink import Payload, Sink
     from tests.broker_bench import Bench
     from tests.integration.conftest import Practice
 
@@ -147,7 +148,7 @@ def test_what_retention_drops_under_a_replay_is_not_passed_over_in_silence(
     *,
     is_resumed: bool,
 ) -> None:
-    monkeypatch.setattr("poller.store.log._PAGE", 4)
+    monkeypatch.setattr("poller.store.log._PAGE_OF_BODIES", 4)
     told(practice)
 
     def drop(last: int) -> None:
@@ -289,6 +290,37 @@ def versions_in_order(bodies: list[bytes]) -> dict[str, list[tuple[str, int]]]:
         kind = "replay" if event["origin"] == "replay" else "live"
         found.setdefault(event["subject"], []).append((kind, int(event["data"]["response"]["etag"].strip('W/"'))))
     return found
+
+
+@pytest.mark.parametrize("payload", ["id-only", "full-resource"])
+def test_a_file_has_byte_for_byte_what_the_relay_published(
+    practice: Practice, log: SinkLog, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, payload: Payload
+) -> None:
+    """But for the origin and the replay's id. Pages and blocks are so small that their seams are among what is compared."""
+    for name in ("poller.store.log._PAGE", "poller.store.log._PAGE_OF_BODIES", "poller.replay._BATCH"):
+        monkeypatch.setattr(name, 3)
+    quantity = {"unit": 'Å "\\', "code": "\u2028\u0000"}
+    for number in ("13.20", "13.2", "1E+2", "100000000000000000000"):
+        practice.read(
+            *[
+                practice.observation(f"o{i}", valueQuantity=quantity | {"value": jsontext.Literal(number)})
+                for i in range(4)
+            ]
+        )
+    practice.read(practice.observation("o0", status="entered-in-error"))
+    sink = replace(bench.sink, payload=payload)
+    with relaying(log, bench, sink):
+        until_drained(log, sink)
+    published = bench.received(17)
+    path = tmp_path / "events.ndjson"
+    record = replace(a_record(log, Selection("p1")), payload=payload)
+    with contextlib.closing(FileDestination(path)) as file:
+        assert Player(log, record, file, BASE).play()
+    added = f'"origin":"replay","replayid":"{record.replay}"'.encode()
+    lines = path.read_bytes().split(b"\n")
+    assert lines.pop() == b""
+    assert [line.replace(added, b'"origin":"live"') for line in lines] == published
+    assert b"13.20" not in b"".join(lines) if payload == "id-only" else b'"value":13.20' in lines[0]
 
 
 @pytest.mark.parametrize("relay_runs", [True, False])

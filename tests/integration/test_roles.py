@@ -20,7 +20,8 @@ STEERING = ("configuration", "control", "control_answer", "engine", "operator_pa
 READING = ("token", "read_audit", "replay", "hold")
 TABLES = (
     *CONTENT, *EVIDENCE, *JOBS, *READING, *STEERING,
-    *("target", "absence", "feed", "sink", "cursor", "parked", "lease", "budget", "practice_log", "installation", "rules"),
+    *("target", "absence", "feed", "sink", "cursor", "parked", "parking", "lease", "budget", "practice_log"),
+    *("installation", "rules"),
     "expired",
 )  # fmt: skip
 COUNTING = {
@@ -38,13 +39,14 @@ COUNTING = {
 }
 WRITES: dict[str, dict[str, set[str]]] = {
     ENGINE: {
-        "INSERT": set(TABLES) - {"expired", "sink", "cursor", "parked", "read_audit", "replay", "hold"},
+        "INSERT": set(TABLES) - {"expired", "sink", "cursor", "parked", "parking", "read_audit", "replay", "hold"},
         "UPDATE": set(TABLES)
         - {
             "expired",
             "sink",
             "cursor",
             "parked",
+            "parking",
             "event",
             "history",
             "installation",
@@ -57,7 +59,7 @@ WRITES: dict[str, dict[str, set[str]]] = {
         "DELETE": {"member", "absence", "probe", "pause", "attachment", "visit", "engine", "operator_pause"},
     },
     RELAY: {
-        "INSERT": {"sink", "cursor", "parked", "replay", "hold"},
+        "INSERT": {"sink", "cursor", "parked", "parking", "replay", "hold"},
         "UPDATE": {"cursor", "parked", "replay", "hold"},
         "DELETE": {"parked", "hold"},
     },
@@ -66,8 +68,20 @@ WRITES: dict[str, dict[str, set[str]]] = {
     STATUS: {"INSERT": set(), "UPDATE": set(), "DELETE": set()},
 }
 READS = {
-    ENGINE: set(TABLES) - {"read_audit", "replay", "hold"},
-    RELAY: {"practice_log", "history", "expired", "event", "snapshot", "sink", "cursor", "parked", "replay", "hold"},
+    ENGINE: set(TABLES) - {"parking", "read_audit", "replay", "hold"},
+    RELAY: {
+        "practice_log",
+        "history",
+        "expired",
+        "event",
+        "snapshot",
+        "sink",
+        "cursor",
+        "parked",
+        "parking",
+        "replay",
+        "hold",
+    },
     READER: set(TABLES) - {"token"},
     STATUS: {
         "practice_log",

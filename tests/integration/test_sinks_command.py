@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from poller import cli
 from poller.core.sink import Fate, Sink, park_first, settle
-from poller.errors import DEGRADED, NotFound
+from poller.errors import DEGRADED, ConfigError, NotFound
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -95,3 +95,26 @@ def test_books_that_do_not_balance_are_a_breach(config: Path, history: History) 
     with history.log._engine.begin() as connection:
         connection.exec_driver_sql("UPDATE poller.cursor SET epoch = 1, sequence = 1 WHERE practice = 'A'")
     assert listed(config, 1)["missing"] == 1
+
+
+def test_an_operator_parks_what_waits(config: Path, history: History) -> None:
+    for id_, value in (("o1", "1"), ("o2", "1"), ("o1", "2")):
+        history.change("A", id_, value)
+    words = ("park", "changes", "A", "--reason", "not yet", "--actor", "me")
+    assert isinstance(poller(*words, config=config).exception, NotFound), "it has not begun"
+    history.log.begin(SINK)
+    asked = poller(*words, "--type", "Observation", "--id", "o2", config=config)
+    assert asked.stdout.startswith("0000000001-00000000000000000002 will be parked"), asked.output
+    assert poller(*words, "--sequence", "3", config=config).stdout.startswith("0000000001-00000000000000000003")
+    assert isinstance(poller(*words, "--sequence", "4", config=config).exception, NotFound)
+    assert isinstance(poller(*words, "--id", "o2", config=config).exception, ConfigError)
+    assert isinstance(poller("park", "chagnes", *words[2:], config=config).exception, NotFound)
+    assert poller("park", "changes", "A", config=config).exit_code == 2, "a reason must be given"
+    shown = [json.loads(line) for line in poller("show", "changes", "--json", config=config).stdout.splitlines()]
+    assert [(one["sequence"][-1], one["state"], one["reason"]) for one in shown] == [
+        ("2", "to be parked", "not yet (me)"),
+        ("3", "to be parked", "not yet (me)"),
+    ]
+    assert "to be parked" in poller("show", "changes", config=config).stdout
+    found = listed(config, 0)
+    assert (found["parked"], found["waiting"], found["missing"]) == (0, 3, 0)

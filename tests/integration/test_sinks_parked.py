@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import structlog
@@ -13,9 +13,10 @@ from sqlalchemy import text
 
 from poller import courier
 from poller.broker.port import Cause, Outcome
-from poller.core.sink import Sink, Step
+from poller.core.sink import Fate, Only, Sink, Step, settle
 from poller.errors import NotFound
 from poller.relay import Outlet, Relay
+from poller.store.log import Selection
 from poller.store.sinks import SinkLog
 from tests.relaying import SOURCES, Consumed, actions, passed, running, until
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from poller.core.envelope import Message
-    from poller.store.log import Position
+    from poller.store.log import Place, Position
     from tests.broker_bench import Bench, Rabbit
     from tests.relaying import History
 
@@ -271,4 +272,83 @@ def test_what_is_never_acceptable_is_parked_after_a_few_tries_without_another_to
         assert [(row.id, row.released) for row in history.log.parked(sink.name)] == [("o1", False)] * 2
         assert publisher.refused == courier.TRIES
     assert publisher.sent == ["A/Observation/o2"]
+    assert history.books(sink).missing == 0
+
+
+def asked(history: History, sink: Sink, **of: Any) -> Place:
+    return history.log.ask_parking(sink, Selection("A", **of), actor="Aino", reason="not yet")
+
+
+def test_an_event_that_an_operator_wants_parked_waits_with_its_successors_and_goes_out_in_order(
+    bench: Bench, history: History
+) -> None:
+    sink = bench.sink
+    life(history)
+    history.log.begin(sink)
+    assert asked(history, sink, resources=(("Observation", "o1"),), first=(1, 2)) == (1, 2)
+    assert [wish.place for wish in history.log.to_park(sink.name, "A")] == [(1, 2)]
+    with pytest.raises(NotFound, match="asked already"):
+        asked(history, sink, first=(1, 2), last=(1, 2))
+    books = history.books(sink)
+    assert (books.parked, books.waiting, books.missing) == (0, 5, 0), "until the sink comes to it, it waits"
+    consumed = Consumed()
+    with structlog.testing.capture_logs() as lines, running(history.log, bench.broker(), sink):
+        until(lambda: passed(history.log, sink, "A"))
+        until(lambda: not history.log.to_park(sink.name, "A"))
+        assert [(row.sequence, row.id, row.released) for row in history.log.parked(sink.name)] == [
+            (2, "o1", False),
+            (4, "o1", False),
+        ]
+        assert history.log.parked(sink.name)[0].reason == "not yet (Aino)"
+        books = history.books(sink)
+        assert (books.recorded, books.delivered, books.parked, books.waiting, books.missing) == (5, 3, 2, 0, 0)
+        consumed.take(bench.received(3))
+        assert sorted(consumed.versions) == ["Observation/o1", "Observation/o2", "Observation/o3"]
+        until(lambda: "relay.parked-as-asked" in actions(lines))
+        assert history.log.release(sink.name, "A") == 2
+        until(lambda: not history.log.parked(sink.name))
+        consumed.take(bench.received(2))
+    assert consumed.complaints == []
+    assert consumed.versions == history.versions()
+    books = history.books(sink)
+    assert (books.recorded, books.delivered, books.parked, books.waiting, books.missing) == (5, 5, 0, 0, 0)
+    assert not [word for word in ("o1", "not yet", "Aino") if word in str(lines)]
+
+
+def test_an_event_that_blocks_is_parked_at_once_and_others_go_on(bench: Bench, history: History) -> None:
+    """Alone in the log, nothing shows that it is refused for itself; an operator may know."""
+    sink = bench.taking_only("nothing.*.*.*")
+    history.change("A", "o1", "1")
+    with running(history.log, bench.broker(), sink) as relay:
+        until(lambda: bool(relay.troubles()))
+        assert asked(history, sink) == (1, 1), "the next that waits"
+        until(lambda: [row.sequence for row in history.log.parked(sink.name)] == [1])
+        until(lambda: not relay.troubles())
+        bench.bind()
+        history.change("A", "o2", "1")
+        until(lambda: passed(history.log, sink, "A"))
+    books = history.books(sink)
+    assert (books.recorded, books.delivered, books.parked, books.waiting, books.missing) == (2, 1, 1, 0, 0)
+
+
+def test_what_has_gone_out_cannot_be_parked_and_who_asks_too_late_is_told(bench: Bench, history: History) -> None:
+    sink = replace(bench.sink, only=Only(actions=("created",)))
+    life(history)
+    with pytest.raises(NotFound, match="has not begun"):
+        asked(history, sink)
+    history.log.begin(sink)
+    with pytest.raises(NotFound, match="nothing of that waits"):
+        asked(history, sink, first=(1, 2), last=(1, 2))
+    (at,) = history.log.positions(sink.name)
+    events = history.log.after("A", 0, 0, 1, bodies=False)
+    assert asked(history, sink) == (1, 1)
+    step = settle(events, [Fate.SEND], 1)  # it was under way
+    assert step is not None
+    history.log.advance(sink.name, at, step)
+    with pytest.raises(NotFound, match="nothing of that waits"):
+        asked(history, sink, first=(1, 1), last=(1, 1))
+    with structlog.testing.capture_logs() as lines, running(history.log, bench.broker(), sink):
+        until(lambda: "relay.asked-too-late" in actions(lines))
+        until(lambda: passed(history.log, sink, "A"))
+    assert history.log.parked(sink.name) == []
     assert history.books(sink).missing == 0

@@ -24,7 +24,7 @@ PRACTICES = {"practices": ["p1", "p2"]}
 GRANT = {"practices": ["p1"], "wants": [4], "raise": 1e-4, "block": dt.timedelta(seconds=1)} | {
     key: [dt.timedelta(seconds=1)] for key in ("gaps", "leads", "horizons")
 }
-LARGE = ("snapshot", "history", "event", "member", "attachment", "visit", "parked")
+LARGE = ("snapshot", "history", "event", "member", "attachment", "visit", "parked", "parking")
 
 FILL = """
 SELECT poller.ensure_partitions('2026-11-22');
@@ -76,6 +76,8 @@ INSERT INTO poller.visit
 SELECT 'p' || (n % 2 + 1), 'e' || n, 'a' || n, timestamptz '2026-11-01' + n * interval '3 minutes', 'AMB', 'finished'
 FROM generate_series(1, 20000) AS n;
 INSERT INTO poller.sink SELECT 's' || n, 'beginning', now() FROM generate_series(1, 3) AS n;
+INSERT INTO poller.parking (practice, sink, epoch, sequence, actor, reason, met_at)
+SELECT 'p' || n % 3, 's1', 1, n, 'a', '', CASE WHEN n > 20 THEN now() END FROM generate_series(1, 20000) AS n;
 INSERT INTO poller.engine (host, pid) SELECT 'h', n FROM generate_series(1, 20) AS n;
 INSERT INTO poller.control (practice, action, resource_type, actor, reason)
 SELECT 'p' || n % 3, 'pause', '*', 'a', '' FROM generate_series(1, 5000) AS n;
@@ -318,6 +320,9 @@ CASES: dict[str, tuple[dict[str, Any], int]] = {
     ),
     "cancel_replay": (HELD, 10),
     "count_events": (READ | {"partition_key": "Patient/a7", "last_epoch": 1, "last_sequence": 20000}, 300),
+    "ask_parking": (PRACTICE | {"sink": "s1", "epoch": 1, "sequence": 9, "actor": "me", "reason": "why"}, 20),
+    "parking_asked": (PRACTICE | {"sink": "s1"}, 20),
+    "meet_parking": (PRACTICE | {"sink": "s1", "epoch": 1, "sequence": 9}, 20),
     "end_hold": (HELD, 20),
     "keep_hold": (HELD | {"length": dt.timedelta(minutes=2)}, 10),
     "list_replays": ({"replay": "r"}, 10),
@@ -426,8 +431,20 @@ WHOLE_TYPE = {
 
 
 def test_every_statement_is_here() -> None:
-    found = {path.name.removesuffix(".sql") for path in files("poller.store").joinpath("sql").iterdir()}
+    statements = files("poller.store").joinpath("sql")
+    found = {path.name.removesuffix(".sql") for path in statements.iterdir() if path.is_file()}
     assert found == {case.partition(":")[0] for case in CASES}
+
+
+def test_every_part_is_taken_by_several_statements_and_written_once() -> None:
+    statements = files("poller.store").joinpath("sql")
+    texts = [path.read_text(encoding="utf-8") for path in statements.iterdir() if path.is_file()]
+    for part in statements.joinpath("parts").iterdir():
+        name, body = part.name.removesuffix(".sql"), part.read_text(encoding="utf-8").splitlines()[1:]
+        assert sum(f"{{{name}}}" in one for one in texts) > 1, name
+        assert not [one for one in texts if max(body, key=len).strip() in one], name
+    assert "{selected}" not in sql("read_events").text
+    assert "AND (l.epoch, l.sequence) <=" in sql("read_events").text
 
 
 def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -35,6 +35,8 @@ HOT = [
     "read_events",
     "read_events: with bodies",
     "read_version",
+    "resource_history",
+    "events_of_versions",
 ]
 
 

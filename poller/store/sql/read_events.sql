@@ -2,23 +2,14 @@
 -- The page is cut before bodies are looked up, one by one by their key, so that a page costs the same however long the backlog.
 -- With bodies, a page also ends after so many bytes of them, but never before its first event.
 SELECT * FROM (
-SELECT e.practice, e.epoch, e.sequence, e.event_id, e.resource_type, e.id, e.version, e.action, e.origin, e.changed, e.categories,
-       e.status, e.partition_key, e.recorded_at, e.previous_read, e.last_modified, e.replaced_by, e.evidence,
+SELECT {event_columns},
        h.codec, h.body, p.codec AS previous_codec, p.body AS previous_body,
        coalesce(sum(coalesce(octet_length(h.body), 0) + coalesce(octet_length(p.body), 0)) OVER (
          ORDER BY e.epoch, e.sequence ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS bytes_before
 FROM (
   SELECT *
   FROM poller.event AS l
-  WHERE l.practice = :practice
-    AND (l.epoch, l.sequence) > (:epoch, :sequence)
-    AND (l.epoch, l.sequence) <= (:last_epoch, :last_sequence)
-    AND (CAST(:resource_type AS text) IS NULL OR l.resource_type = :resource_type)
-    AND (CAST(:partition_key AS text) IS NULL OR l.partition_key = :partition_key)
-    AND (CAST(:since AS timestamptz) IS NULL OR l.recorded_at >= :since)
-    AND (CAST(:until AS timestamptz) IS NULL OR l.recorded_at < :until)
-    AND (NOT :listed OR l.event_id = ANY (CAST(:event_ids AS uuid[]))
-         OR l.resource_type || '/' || l.id = ANY (CAST(:references AS text[])))
+  WHERE {selected}
   ORDER BY l.epoch, l.sequence
   LIMIT :limit
 ) AS e
