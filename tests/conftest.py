@@ -20,6 +20,7 @@ from psycopg.conninfo import make_conninfo
 
 from poller import logs
 from poller.store.engine import migrate
+from tests.databases import Databases
 
 _POSTGRES = "POLLER_TEST_POSTGRES"
 _AMQP = "POLLER_TEST_AMQP"
@@ -115,24 +116,25 @@ def template_database(postgres_server: str) -> Iterator[str]:
 @pytest.fixture
 def empty_database(postgres_server: str) -> Iterator[str]:
     """Conninfo of a fresh, empty database."""
-    yield from _database(postgres_server, "template1")
+    databases = Databases(postgres_server, "template1")
+    name = databases.make()
+    yield make_conninfo(postgres_server, dbname=name)
+    databases.drop(name)
+
+
+@pytest.fixture(scope="session")
+def databases(postgres_server: str, template_database: str) -> Iterator[Databases]:
+    """Migrated databases, each lent to one test or module at a time."""
+    made = Databases(postgres_server, template_database)
+    yield made
+    made.close()
 
 
 @pytest.fixture
-def database_url(postgres_server: str, template_database: str) -> Iterator[str]:
-    """Conninfo of a fresh, migrated database of the test's own."""
-    yield from _database(postgres_server, template_database)
-
-
-def _database(server: str, template: str) -> Iterator[str]:
-    name = f"poller_test_{uuid.uuid4().hex[:12]}"
-    with psycopg.connect(server, autocommit=True) as admin:
-        admin.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
-        # What a crash of the server would lose, no test looks for: those that crash one start their own.
-        admin.execute(f'ALTER DATABASE "{name}" SET synchronous_commit = off')
-    yield make_conninfo(server, dbname=name)
-    with psycopg.connect(server, autocommit=True) as admin:
-        admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+def database_url(databases: Databases) -> Iterator[str]:
+    """Conninfo of a migrated, empty database that no other test has at the same time."""
+    with databases.lend() as conninfo:
+        yield conninfo
 
 
 @pytest.fixture(scope="session")

@@ -28,6 +28,7 @@ from tests.acceptance.hypo.examples import MENDED
 from tests.acceptance.hypo.play import KEY, play
 from tests.acceptance.hypo.script import Case
 from tests.acceptance.hypo.verdict import judge
+from tests.databases import plan_once
 
 CASES = 200
 SOAK = 5_000
@@ -45,6 +46,7 @@ def engine(new_databases: Callable[[], str]) -> Iterator[Engine]:
         admin.execute(f'ALTER DATABASE "{conninfo_to_dict(conninfo)["dbname"]}" SET synchronous_commit = off')
     made = open_engine(conninfo, ENGINE, pool_size=2)
     made.pool._pre_ping = False  # a quarter of all statements otherwise
+    plan_once(made)
     prove_digest_key(made, KEY)
     yield made
     made.dispose()

@@ -16,6 +16,7 @@ from poller import keys
 from poller.store.engine import ENGINE, open_engine, prove_digest_key
 from poller.store.state import LeaseKeeper
 from tests.contract.parts.play import KEY, Bench
+from tests.databases import plan_once
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
@@ -32,6 +33,7 @@ def stage(postgres_server: str, template_database: str, tmp_path_factory: pytest
     key = keys.load_private_key(pair.private_path.read_text())
     engine = open_engine(make_conninfo(postgres_server, dbname=name), ENGINE, pool_size=3)
     engine.pool._pre_ping = False  # a third of all that is asked of the store
+    plan_once(engine)
     keeper = LeaseKeeper(engine)
     prove_digest_key(engine, KEY)
 

@@ -28,6 +28,7 @@ from poller.core.budget import Bearing
 from poller.core.model import Purpose
 from poller.source.gate import Gate
 from poller.source.grants import Grants
+from tests.databases import Databases
 from tests.gate_bench import VirtualLoop, VirtualPostgres, most_within, virtually
 
 LIMIT = 100
@@ -152,17 +153,10 @@ class Unaware(Gate):
 
 
 @pytest.fixture(scope="module")
-def postgres(module_database_url: str) -> Iterator[VirtualPostgres]:
-    with VirtualPostgres(module_database_url) as made:
+def postgres(databases: Databases) -> Iterator[VirtualPostgres]:
+    """One database for all examples."""
+    with databases.lend() as conninfo, VirtualPostgres(conninfo) as made:
         yield made
-
-
-@pytest.fixture(scope="module")
-def module_database_url(request: pytest.FixtureRequest, postgres_server: str, template_database: str) -> Iterator[str]:
-    from tests.conftest import _database  # noqa: PLC0415 - one database for all examples
-
-    del request
-    yield from _database(postgres_server, template_database)
 
 
 _count = iter(range(10**6))
