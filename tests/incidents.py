@@ -17,6 +17,7 @@ from typer.testing import CliRunner, Result
 from poller import cli
 from poller.core.ladder import Footing
 from poller.core.model import Kind, Strategy, Target
+from poller.store.configurations import ConfigurationStore
 from poller.store.control import ControlStore
 from poller.store.engine import RELAY, open_engine
 from poller.store.heartbeat import HeartbeatStore
@@ -52,6 +53,7 @@ class Scene:
     def __init__(self, engine: Engine, database: str, directory: Path) -> None:
         self.practice = Present(engine)
         self.control = ControlStore(engine)
+        self.configurations = ConfigurationStore(engine)
         self.relay = open_engine(database, RELAY)
         self.sinks = SinkLog(self.relay)
         self.file = directory / "poller.yaml"
@@ -82,7 +84,7 @@ class Scene:
 
     def accept(self) -> int:
         """Have it in force."""
-        return self.control.accept(self.file.read_text("utf-8"), actor="ann@host", reason="start")
+        return self.configurations.accept("poller", self.file.read_text("utf-8"), actor="ann@host", reason="start")
 
     def sweep(self, feed: str) -> Target:
         return Target(CODE, feed, Kind.SWEEP)

@@ -15,7 +15,7 @@ from poller.core.facts import ConfigFacts
 from poller.errors import DEGRADED, ConfigError, NotFound, StoreError
 from poller.health import Report, Scope, report
 from poller.reloading import Written
-from poller.store.control import Revision
+from poller.store.configurations import Revision
 
 
 def status(
@@ -70,7 +70,7 @@ def _look(installation: Installation, written: Written, problems: tuple[str, ...
 def in_force_by(installation: Installation, path: Path) -> tuple[Revision | None, Config | None]:
     """The configuration in force; None for one that was never accepted, or cannot be read any more: a file that it names may be gone."""
     try:
-        revision = installation.control.revision()
+        revision = installation.configurations.in_force(installation.config.name)
     except NotFound:
         return None, None
     try:

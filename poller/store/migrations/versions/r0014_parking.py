@@ -1,4 +1,4 @@
-"""Signs of life: see r0014_heartbeat.sql beside this file."""
+"""What operators ask to be parked: see r0014_parking.sql beside this file."""
 
 from importlib.resources import files
 from typing import Any
@@ -6,18 +6,18 @@ from typing import Any
 from alembic import op
 
 revision = "0014"
-down_revision = "0012"
+down_revision = "0013"
 branch_labels = None
 depends_on = None
 
 
 def upgrade() -> None:
-    """Note who looks after a practice, and how much of its budget is used."""
-    script = files("poller.store.migrations.versions").joinpath("r0014_heartbeat.sql").read_text(encoding="utf-8")
+    """Keep what operators ask to be parked."""
+    script = files("poller.store.migrations.versions").joinpath("r0014_parking.sql").read_text(encoding="utf-8")
     driver: Any = op.get_bind().connection.driver_connection
     driver.execute(script)
 
 
 def downgrade() -> None:
-    """Refuse: later bodies may rely on it."""
+    """Refuse: what operators have asked would be forgotten."""
     raise RuntimeError("this revision cannot be undone; restore a backup instead")

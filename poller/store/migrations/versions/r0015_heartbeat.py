@@ -1,23 +1,23 @@
-"""What operators ask to be parked: see r0013_parking.sql beside this file."""
+"""Signs of life: see r0015_heartbeat.sql beside this file."""
 
 from importlib.resources import files
 from typing import Any
 
 from alembic import op
 
-revision = "0013"
-down_revision = "0012"
+revision = "0015"
+down_revision = "0014"
 branch_labels = None
 depends_on = None
 
 
 def upgrade() -> None:
-    """Keep what operators ask to be parked."""
-    script = files("poller.store.migrations.versions").joinpath("r0013_parking.sql").read_text(encoding="utf-8")
+    """Note who looks after a practice, and how much of its budget is used."""
+    script = files("poller.store.migrations.versions").joinpath("r0015_heartbeat.sql").read_text(encoding="utf-8")
     driver: Any = op.get_bind().connection.driver_connection
     driver.execute(script)
 
 
 def downgrade() -> None:
-    """Refuse: what operators have asked would be forgotten."""
+    """Refuse: later bodies may rely on it."""
     raise RuntimeError("this revision cannot be undone; restore a backup instead")
