@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError
 
 from poller.core import jsontext
 from poller.errors import NotFound
-from poller.store.engine import sql
+from poller.store.engine import reading, sql
 
 ALL = "*"
 """Stands for the whole installation among practices, and for all feeds of a practice among feeds."""
@@ -171,7 +171,7 @@ class ControlStore:
     def answers(self, asked: Asked) -> list[Answer]:
         """What the engines that were asked have said so far."""
         binds = {"practice": asked.practice, "control": asked.control}
-        with self._engine.connect() as connection:
+        with reading(self._engine) as connection:
             rows = connection.execute(sql("control_answers"), binds).all()
         return [
             Answer(f"{row.host or '?'}:{row.pid or row.engine}", State(row.state), row.said, row.lives) for row in rows

@@ -15,7 +15,7 @@ from poller.core.decide import decide_delete, deletes_allowed, is_outdated
 from poller.core.envelope import event_id
 from poller.core.model import Origin, Stored
 from poller.store import columns
-from poller.store.engine import sql
+from poller.store.engine import reading, sql
 from poller.store.named import Named
 from poller.store.named import note as note_attachments
 from poller.store.repository import Lease, append_events, hold_lease, stored_of
@@ -64,7 +64,7 @@ class DeleteStore:
 
     def due(self, practice: str, limit: int = 100) -> list[Absence]:
         """Absences whose resource is to be read now, those that were asked for least first, then the longest missing."""
-        with self._engine.connect() as connection:
+        with reading(self._engine) as connection:
             rows = connection.execute(sql("due_absences"), {"practice": practice, "limit": limit}).all()
         return [_absence(row) for row in rows]
 
@@ -74,7 +74,7 @@ class DeleteStore:
             "SELECT resource_type, id, state, reason, first_missing_at, pass_began, passes, checks, target FROM poller.absence"
             " WHERE practice = :practice AND state = ANY (CAST(:states AS text[])) ORDER BY first_missing_at, resource_type, id"
         )
-        with self._engine.connect() as connection:
+        with reading(self._engine) as connection:
             return [
                 _absence(row) for row in connection.execute(statement, {"practice": practice, "states": list(states)})
             ]

@@ -107,6 +107,11 @@ def open_engine(conninfo: str, role: str | None, *, pool_size: int = 5) -> Engin
     return engine
 
 
+def reading(engine: Engine) -> Connection:
+    """A connection for reads of one statement each: without BEGIN and ROLLBACK, which are two of three round trips."""
+    return engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+
+
 def migrate(conninfo: str) -> None:
     """Bring the schema to this release. Safe to call at every start, from many processes at once.
 

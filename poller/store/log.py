@@ -15,7 +15,7 @@ from poller.core.envelope import wire_sequence
 from poller.core.model import Action, Event, Origin
 from poller.core.noise import hidden
 from poller.errors import NotFound
-from poller.store.engine import sql, sql_in_binary
+from poller.store.engine import reading, sql, sql_in_binary
 from poller.store.events import event_of
 
 _PAGE = 5_000
@@ -172,7 +172,7 @@ class EventLog:
 
     def positions(self, sink: str) -> list[Position]:
         """Where the sink stands in every practice's log."""
-        with self._engine.connect() as connection:
+        with reading(self._engine) as connection:
             return [Position(*row) for row in connection.execute(sql("positions"), {"sink": sink})]
 
     def after(
@@ -193,7 +193,7 @@ class EventLog:
         return [event_of(row) for row in self._page(binds)]
 
     def _page(self, binds: Mapping[str, Any]) -> Sequence[Any]:
-        with self._engine.connect() as connection:
+        with self._engine.begin() as connection:
             if binds["partition_key"] is None:  # one patient's few events are found by their own index, and sorted
                 connection.execute(IN_LOG_ORDER)
             return connection.execute(sql_in_binary("read_events"), binds).all()

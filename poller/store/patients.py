@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, Engine, text
 
-from poller.store.engine import sql
+from poller.store.engine import reading, sql
 from poller.store.known import PatientSource, note_patients
 from poller.store.repository import Lease, hold_lease
 
@@ -89,12 +89,12 @@ class PatientStore:
 
     def enumerations(self, practice: str) -> dict[str, Enumeration]:
         """The sources that were gone through, by name."""
-        with self._engine.connect() as connection:
+        with reading(self._engine) as connection:
             return enumerations_in(connection, practice)
 
     def counts(self, practice: str) -> list[SourceCount]:
         """How many patients each source has named."""
-        with self._engine.connect() as connection:
+        with reading(self._engine) as connection:
             return counts_in(connection, practice)
 
 

@@ -10,7 +10,7 @@ from sqlalchemy import Engine, text
 
 from poller.core import jsontext
 from poller.core.visits import REMEMBERED, Visit
-from poller.store.engine import sql
+from poller.store.engine import reading, sql
 from poller.store.repository import Lease, hold_lease
 
 
@@ -23,7 +23,7 @@ class PlanningStore:
     def visits(self, practice: str, now: dt.datetime, until: dt.datetime) -> list[Visit]:
         """Visits not long ago, and those ahead that begin before ``until``, by start."""
         binds = {"practice": practice, "since": now - REMEMBERED, "until": until}
-        with self._engine.connect() as connection:
+        with reading(self._engine) as connection:
             rows = connection.execute(sql("load_visits"), binds).all()
         return [Visit(row.id, row.patient, row.start_at, row.kind, row.status) for row in rows]
 
@@ -47,7 +47,7 @@ class PlanningStore:
 
     def load(self, practice: str) -> dict[str, Any] | None:
         """What was learned; None for a practice that was never planned."""
-        with self._engine.connect() as connection:
+        with reading(self._engine) as connection:
             state = connection.execute(
                 text("SELECT state FROM poller.planning WHERE practice = :practice"), {"practice": practice}
             ).scalar_one_or_none()

@@ -8,6 +8,7 @@ from sqlalchemy import Connection, Engine, text
 
 from poller.core import jsontext
 from poller.core.capability import PracticeReport, from_json, to_json
+from poller.store.engine import reading
 from poller.store.repository import Lease, hold_lease
 
 KEPT = 30
@@ -47,7 +48,7 @@ class ProbeStore:
 
     def latest(self, practice: str) -> PracticeReport | None:
         """What was found last; None if nothing was, or another release wrote it."""
-        with self._engine.connect() as connection:
+        with reading(self._engine) as connection:
             return _latest(connection, practice)
 
 

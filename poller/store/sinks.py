@@ -19,7 +19,7 @@ from poller.core.envelope import event_id, wire_sequence
 from poller.core.model import Action, Event, Origin
 from poller.core.sink import Sink, Step
 from poller.errors import NotFound, StoreError
-from poller.store.engine import sql
+from poller.store.engine import reading, sql
 from poller.store.log import EventLog, Place, Position, Selection
 
 _LISTED = 10_000
@@ -165,7 +165,7 @@ class SinkLog(EventLog):
         """Those resources of ``events`` of which events are parked."""
         keys = sorted({(event.resource_type, event.id) for event in events})
         binds = _whose(sink, practice) | {"types": [kind for kind, _ in keys], "ids": [id_ for _, id_ in keys]}
-        with self._engine.connect() as connection:
+        with reading(self._engine) as connection:
             return {tuple(row) for row in connection.execute(sql("parked_among"), binds)}
 
     def to_park(self, sink: str, practice: str | None = None) -> list[Wish]:
@@ -183,7 +183,7 @@ class SinkLog(EventLog):
     def released(self, sink: Sink, practice: str, limit: int) -> list[Event]:
         """The first released events, in order."""
         binds = _whose(sink.name, practice) | {"limit": limit}
-        with self._engine.connect() as connection:
+        with reading(self._engine) as connection:
             rows = connection.execute(sql("parked_released"), binds).all()
         return [self._parked(sink, practice, row) for row in rows]
 

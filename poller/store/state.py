@@ -20,7 +20,7 @@ from poller.core.model import EVERY_TYPE, Kind, Strategy, Target
 from poller.core.pause import Pause
 from poller.core.plan import PatientState, TargetState
 from poller.errors import LeaseTaken
-from poller.store.engine import sql
+from poller.store.engine import reading, sql
 from poller.store.known import PatientSource, note_patients
 from poller.store.repository import Lease, hold_lease
 
@@ -252,7 +252,7 @@ class StateStore:
 
     def pauses(self, practice: str) -> dict[str, Pause]:
         """The pauses that were in force when this was last written, by feed."""
-        with self._engine.connect() as connection:
+        with reading(self._engine) as connection:
             rows = connection.execute(
                 text(
                     "SELECT resource_type, since, reason, tries, next_try_at FROM poller.pause WHERE practice = :practice"
@@ -320,7 +320,7 @@ class StateStore:
 
     def progress(self, practice: str, resource_type: str) -> Progress:
         """How far the first reading of a feed has come, by whatever strategies."""
-        with self._engine.connect() as connection:
+        with reading(self._engine) as connection:
             return _progress(connection, {"practice": practice, "resource_type": resource_type})
 
     def retire_feeds(self, lease: Lease, kept: Sequence[str], now: dt.datetime) -> None:
@@ -346,7 +346,7 @@ class StateStore:
         self, practice: str, names: Sequence[str], key: str | None = None, groups: Groups | None = None
     ) -> list[TargetState]:
         """The targets in force, or the one with this key; ``names`` are the prefixes of enumerating ones, ``groups`` who is in which."""
-        with self._engine.connect() as connection:
+        with reading(self._engine) as connection:
             rows = connection.execute(sql("load_targets"), {"practice": practice, "target": key}).all()
         return [
             TargetState(
@@ -378,7 +378,7 @@ class StateStore:
 
     def patients(self, practice: str) -> list[PatientState]:
         """The patients whose resources are to be read, in the order in which they were found."""
-        with self._engine.connect() as connection:
+        with reading(self._engine) as connection:
             rows = connection.execute(sql("load_patients"), {"practice": practice})
             return [PatientState(row.id, row.ordinal, row.gone, row.enumerated) for row in rows]
 
