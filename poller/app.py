@@ -133,6 +133,12 @@ class Engine:
         self._supervision = supervision
         control = Control(self._post, supervision, self._reloading)
         listening: list[asyncio.Task[None]] = []
+        if self._config.untested_transport is not None:
+            log.warning(
+                "untested transport: at-least-once as far as that transport keeps what it has accepted; nothing shuts a second relay out",
+                action="broker.untested",
+                transport=self._config.untested_transport,
+            )
         self._relay.start()
         scheduler.start()
         try:

@@ -203,11 +203,15 @@ def queue_url(
 
         with Installation(loaded) as installation:
             url, options = "pgmq://", consumer_options(installation.queue_conninfo)
+    elif loaded.untested_transport is not None:
+        from poller.broker.plain import kombu_options  # noqa: PLC0415 - as above
+
+        url, options = kombu_options(url)
     if as_json:
         typer.echo(json.dumps({"url": url, "transport_options": options}))
         return
     typer.echo(f"export BROKER_URL={shlex.quote(url)}")
-    if options:
+    if "conn_string" in options:
         typer.echo(f"export QUEUE_DATABASE={shlex.quote(options['conn_string'])}")
 
 

@@ -98,15 +98,20 @@ class Installation:
         return self._embedded.queue_conninfo
 
     def broker(self) -> Broker:
-        """The broker that the configuration names."""
+        """The broker that the configuration names. Raises ConfigError where its library is not installed."""
         if self.config.is_embedded_broker:
             from poller.broker.pgmq import PgmqBroker  # noqa: PLC0415
 
             return PgmqBroker(self.queue_conninfo)
+        url, secret = self.config.broker.url, self.config.broker.password
+        password = secret.read().strip() if secret is not None else None
+        if self.config.untested_transport is not None:
+            from poller.broker.plain import PlainBroker  # noqa: PLC0415
+
+            return PlainBroker(url, password)
         from poller.broker.rabbit import RabbitBroker  # noqa: PLC0415
 
-        password = self.config.broker.password
-        return RabbitBroker(self.config.broker.url, password.read().strip() if password is not None else None)
+        return RabbitBroker(url, password)
 
     @cached_property
     def digest_key(self) -> bytes:

@@ -102,6 +102,12 @@ def start(
     replay_id = dt.datetime.now(dt.UTC).strftime("%Y%m%dT%H%M%S%f")[:-3]
     name = None if file is not None else queue or f"replay.{replay_id}"
     sink = next((one for one in sinks_of(loaded) if name in one.queues), None)
+    if hold and loaded.untested_transport is not None:
+        raise ConfigError(
+            [
+                f"--hold: with {loaded.untested_transport} nobody can be kept from publishing meanwhile; replay into a queue of its own"
+            ]
+        )
     _check_destination(name, sink, hold=hold, payload=payload, replay_id=replay_id)
     with Installation(loaded) as installation:
         code = installation.practice(practice).code

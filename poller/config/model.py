@@ -24,6 +24,7 @@ from poller.config.values import (
     DEFAULT_CATEGORIES,
     DEFAULT_PARAMETERS,
     EMBEDDED,
+    OTHER_TRANSPORTS,
     READ_ONLY_SCOPES,
     BrokerUrl,
     Code,
@@ -63,9 +64,9 @@ class StoreConfig(Section):
 
 
 class BrokerConfig(Section):
-    """Where events go."""
+    """Where events go: the embedded queue or RabbitMQ; other transports of kombu, such as redis, rediss and sqs, are taken and untested."""
 
-    url: BrokerUrl = Field(default=EMBEDDED, examples=["embedded"])
+    url: BrokerUrl = Field(default=EMBEDDED, examples=["embedded", "amqps://user@host//", "redis://127.0.0.1"])
     password: Secret | None = Field(default=None, examples=["{env: POLLER_BROKER_PASSWORD}"])
 
 
@@ -292,6 +293,12 @@ class Config(Section):
     def is_embedded_broker(self) -> bool:
         """Whether the queue stands in the embedded Postgres."""
         return self.broker.url == EMBEDDED
+
+    @property
+    def untested_transport(self) -> str | None:
+        """The transport of kombu by which events go, if it is one that is taken and not promised."""
+        scheme = self.broker.url.partition(":")[0]
+        return scheme if scheme in OTHER_TRANSPORTS else None
 
 
 def _with_the_usual(name: object, feed: Any) -> Any:

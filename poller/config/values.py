@@ -333,19 +333,62 @@ def check_store_url(written: str) -> str:
     return written
 
 
+OTHER_TRANSPORTS: Final = frozenset(
+    {
+        *(
+            "azureservicebus",
+            "azurestoragequeues",
+            "confluentkafka",
+            "consul",
+            "etcd",
+            "filesystem",
+            "gcpubsub",
+            "kafka",
+            "mongodb",
+            "qpid",
+        ),
+        *("redis", "rediss", "sqs", "zookeeper"),
+    }
+)
+"""kombu's transports that take a URL and are not tested with the poller."""
+_ENCRYPTED: Final = frozenset({"azureservicebus", "azurestoragequeues", "gcpubsub", "rediss", "sqs"})
+
+
 def check_broker_url(written: str) -> str:
-    """``embedded``, or where RabbitMQ is: off this machine only over TLS. Several, separated by ``;``, are alternatives."""
+    """``embedded``, or where RabbitMQ is, or another of kombu's brokers: off this machine only over TLS.
+
+    Several RabbitMQs, separated by ``;``, are alternatives.
+    """
     hint = "write embedded, or amqps://user@host//"
     if written == EMBEDDED:
         return written
+    if (scheme := written.partition(":")[0]) in OTHER_TRANSPORTS:
+        return _check_other_url(scheme, written)
     for each in written.split(";"):
         parts = split_url(each, hint)
         if parts.scheme not in {"amqp", "amqps"}:
-            raise ValueError(f"not an AMQP URL; {hint}")
+            raise ValueError(f"neither an AMQP URL nor one of kombu's other transports; {hint}")
         if parts.query or parts.fragment:
             raise ValueError(f"a query has no place in this URL, it could weaken TLS; {hint}")
         if parts.scheme == "amqp" and not is_loopback(parts.hostname or ""):
             raise ValueError("a broker off this machine needs TLS; write amqps://")
+    return written
+
+
+def _check_other_url(scheme: str, written: str) -> str:
+    hint = f"write for example {scheme}://127.0.0.1"
+    if scheme == "filesystem":
+        if not re.fullmatch(r"filesystem:///[^\s?#]+", written):
+            raise ValueError("not a directory; write filesystem:///var/spool/poller")
+        return written
+    if scheme in _ENCRYPTED and written in {f"{scheme}://", f"{scheme}:///"}:
+        return written  # where it is, is told to its library
+    parts = split_url(written, hint)
+    if parts.query or parts.fragment:
+        raise ValueError(f"a query has no place in this URL, it could weaken TLS; {hint}")
+    if scheme not in _ENCRYPTED and not is_loopback(parts.hostname or ""):
+        instead = "write rediss://" if scheme == "redis" else "reach it through a tunnel that ends on this machine"
+        raise ValueError(f"a broker off this machine needs TLS; {instead}")
     return written
 
 

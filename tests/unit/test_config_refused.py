@@ -210,7 +210,12 @@ def test_a_server_without_authorization_needs_no_client_and_no_key(place: Path) 
         ),
         ("embedded}\nhttp", "amqps://h.example.org;amqp://i.example.org}\nhttp", "a broker off this machine needs TLS"),
         ("embedded}\nhttp", '"amqps://h.example.org//?ssl_cert_reqs=none"}\nhttp', "a query has no place in this URL"),
-        ("embedded}\nhttp", "redis://127.0.0.1}\nhttp", "not an AMQP URL"),
+        ("embedded}\nhttp", "memory://127.0.0.1}\nhttp", "neither an AMQP URL nor one of kombu's other transports"),
+        ("embedded}\nhttp", "redis://h.example.org}\nhttp", "a broker off this machine needs TLS; write rediss://"),
+        ("embedded}\nhttp", "kafka://h.example.org}\nhttp", "needs TLS; reach it through a tunnel"),
+        ("embedded}\nhttp", "kafka://}\nhttp", "not a URL with a host"),
+        ("embedded}\nhttp", '"rediss://h.example.org?ssl_cert_reqs=none"}\nhttp', "a query has no place in this URL"),
+        ("embedded}\nhttp", "filesystem://spool}\nhttp", "not a directory; write filesystem:///var/spool/poller"),
         (
             "127.0.0.1:9464",
             "0.0.0.0:9464",
