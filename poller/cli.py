@@ -30,6 +30,7 @@ from poller.commands import (
     sinks,
     status,
     tokens,
+    why,
 )
 from poller.commands.as_of import as_of
 from poller.commands.options import DEFAULT_CONFIG, ConfigOption, Practice, load, make_simulator_key
@@ -59,6 +60,7 @@ app.command("as-of")(as_of)
 app.command("run")(run.run)
 app.command("reload")(reload.reload)
 app.command("status")(status.status)
+app.command("why")(why.why)
 app.command("pause")(pauses.pause)
 app.command("resume")(pauses.resume)
 app.command("pauses")(pauses.pauses)

@@ -83,7 +83,7 @@ def _show_practice(health: Health, now: dt.datetime, console: Console, width: in
     if feeds := list(_shown(health, only_late=only_late)):
         console.print()
         console.print(_feeds([(health, feed) for feed in feeds], now, with_practice=False), width=width)
-    sinks = [sink for sink in facts.sinks if not only_late or sink.parked or sink.missing or sink.waiting]
+    sinks = [sink for sink in facts.sinks if not only_late or sink.stuck or sink.missing or sink.waiting]
     if sinks:
         console.print()
         console.print(_sinks(sinks, now), width=width)
@@ -129,7 +129,7 @@ def _practices(shown: Sequence[Health], now: dt.datetime) -> Table:
             str(counted.count(FeedState.LATE)),
             f"{facts.budget.used}/{facts.budget.leave:.0f}",
             str(sum(feed.facts.held_deletes for feed in health.feeds)),
-            str(sum(sink.parked for sink in configured)),
+            str(sum(sink.stuck for sink in configured)),
             str(sum(sink.waiting for sink in configured)),
             ago(oldest, now) if oldest is not None else "-",
             ago(facts.last_look, now) if facts.last_look is not None else "never",

@@ -32,6 +32,7 @@ from poller.store.sinks import SinkLog
 from poller.store.state import StateStore
 from poller.store.status import StatusStore
 from poller.store.tokens import AuditLog, TokenStore
+from poller.store.why import WhyStore
 
 if TYPE_CHECKING:
     from poller.store.embedded import EmbeddedPostgres
@@ -159,6 +160,12 @@ class Installation:
         """How practices stand. Raises StoreError as above."""
         self._require_schema()
         return StatusStore(self.engine(postgres.READER, 1))
+
+    @cached_property
+    def why(self) -> WhyStore:
+        """One resource's, or one patient's, way. Raises StoreError as above."""
+        self._require_schema()
+        return WhyStore(self.engine(postgres.READER, 1))
 
     @property
     def has_store(self) -> bool:

@@ -12,7 +12,7 @@ import typer
 from poller.app import sinks_of
 from poller.commands.options import load
 from poller.config.schema import config_schema
-from poller.core.report_schema import status_schema
+from poller.core.report_schema import status_schema, why_schema
 from poller.core.schema import asyncapi, data_schema, event_schema
 from poller.core.sink import Payload, Sink
 
@@ -35,6 +35,7 @@ def documents() -> dict[str, dict[str, Any]]:
         **{f"data.{payload}.1.json": data_schema(payload) for payload in payloads},
         "config.1.json": config_schema(),
         "status.1.json": status_schema(),
+        "why.1.json": why_schema(),
         "asyncapi.json": asyncapi(_SHIPPED, version("ehr-poller")),
     }
 
@@ -69,6 +70,15 @@ def status() -> None:
     Example: poller schema status
     """
     typer.echo(written(status_schema()), nl=False)
+
+
+@app.command()
+def why() -> None:
+    """The JSON Schema (draft-07) of `poller why --json`.
+
+    Example: poller schema why
+    """
+    typer.echo(written(why_schema()), nl=False)
 
 
 @app.command("asyncapi")

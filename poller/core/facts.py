@@ -71,7 +71,12 @@ class SinkFacts:
     oldest_waiting: dt.datetime | None = None
     """When the first event that it has not passed was recorded."""
     parked_for: tuple[tuple[str, int], ...] = ()
-    """Reasons, each with how many events, most first."""
+    """Reasons, each with how many events that are not released, most first; those of a snapshot count, which are in no books."""
+
+    @property
+    def stuck(self) -> int:
+        """Events that are parked, of the log or of a snapshot."""
+        return max(self.parked, sum(events for _, events in self.parked_for))
 
     @property
     def missing(self) -> int:

@@ -257,11 +257,11 @@ def _sink_findings(code: str, sink: SinkFacts, now: dt.datetime, *, gone: bool) 
             f"`poller sinks list`; was the database restored? Then `poller epoch start {code}`, else a defect: report it",
             sink=sink.sink,
         )
-    if sink.parked:
+    if sink.stuck:
         reason = sink.parked_for[0][0] if sink.parked_for else "released, to be tried again"
         yield Finding(
             Cause.PARKED,
-            f"{sink.parked} event{'s are' if sink.parked > 1 else ' is'} parked at {sink.sink}: {reason}",
+            f"{sink.stuck} event{'s are' if sink.stuck > 1 else ' is'} parked at {sink.sink}: {reason}",
             next_for_parked(reason, sink.sink, code),
             sink=sink.sink,
         )

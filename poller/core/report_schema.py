@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from poller.core.health import Cause, FeedState, State
 from poller.core.schema import DRAFT
+from poller.core.trace import Arrival, Stop
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,6 +18,7 @@ _INSTANT: dict[str, Any] = {"type": "string", "format": "date-time"}
 _WHEN: dict[str, Any] = {"type": ["string", "null"], "format": "date-time"}
 _NAME: dict[str, Any] = {"type": "string"}
 _MAYBE: dict[str, Any] = {"type": ["string", "null"]}
+_NUMBER_OR_NONE: dict[str, Any] = {"type": ["integer", "null"], "minimum": 0}
 _COUNT: dict[str, Any] = {"type": "integer", "minimum": 0}
 _FLAG: dict[str, Any] = {"type": "boolean"}
 
@@ -111,3 +113,54 @@ def status_schema() -> dict[str, Any]:
         practices=_list(practice),
     )
     return _document("status", "How practices are: poller status --json", body)
+
+
+def why_schema() -> dict[str, Any]:
+    """Of `poller why --json`."""
+    reading = _object(
+        kind=_NAME,
+        category=_MAYBE,
+        showsAll=_FLAG | {"description": "Rather than what has changed since the read before."},
+        lastTried=_WHEN,
+        lastWhole=_WHEN,
+        failure=_MAYBE,
+        hasShown={"type": ["boolean", "null"], "description": "null where that is not kept."},
+    )
+    feed = _object(
+        feed=_NAME,
+        state=_NAME | {"enum": [state.value for state in FeedState]},
+        why=_NAME,
+        strategy=_MAYBE,
+        stored=_NUMBER_OR_NONE,
+        deleted=_NUMBER_OR_NONE,
+        readings=_list(reading),
+    )
+    stored = _object(
+        version=_COUNT, deleted=_FLAG, firstSeen=_INSTANT, changed=_INSTANT, absence=_MAYBE, missingSince=_WHEN
+    )
+    known = _object(since=_INSTANT, goneAt=_WHEN, named=_list(_object(source=_NAME, first=_INSTANT, last=_INSTANT)))
+    sink = _object(sink=_NAME, arrival=_NAME | {"enum": [one.value for one in Arrival]}, reason=_NAME)
+    event = _object(
+        resource=_NAME,
+        version=_COUNT,
+        action=_NAME,
+        origin=_NAME,
+        sequence=_NAME,
+        recordedAt=_INSTANT,
+        sinks=_list(sink),
+    )
+    body = _object(
+        practice=_NAME,
+        resource=_MAYBE | {"description": "Type/id; null where a patient was asked for."},
+        patient=_MAYBE | {"description": "Whose it is; null where that is not known."},
+        stop=_NAME | {"enum": [stop.value for stop in Stop], "description": "Where it stopped. More may be added."},
+        asItShouldBe=_FLAG | {"description": "Whether the command exits 0."},
+        sentence=_NAME,
+        next=_NAME,
+        known={"oneOf": [known, {"type": "null"}]},
+        sources=_list(_object(source=_NAME, whole=_WHEN)),
+        feeds=_list(feed),
+        stored={"oneOf": [stored, {"type": "null"}]},
+        events=_list(event, "The newest first."),
+    )
+    return _document("why", "Where something stopped: poller why --json", body)

@@ -411,6 +411,14 @@ CASES: dict[str, tuple[dict[str, Any], int]] = {
     "status_waiting": (PRACTICES, 400),
     "take_lease": (PRACTICE, 10),
     "tell_window": (PRACTICE | {"target": "Observation/-/window/-", "found": ["o1"]}, 60),
+    "why_events": (ONE | {"limit": 20}, 60),
+    "why_events_of_patient": (PRACTICE | {"partition_key": "Patient/a7", "limit": 20}, 200),
+    "why_parked": (PRACTICE | ANY | {"partition_key": "Patient/a7"}, 600),
+    "why_patient": (PRACTICE | {"patient": "a7"}, 20),
+    "why_resource": (ONE, 20),
+    "why_sinks": (PRACTICE, 20),
+    "why_stored": (PRACTICE | {"partition_key": "Patient/a7"}, 100),
+    "why_targets": (ONE | {"patients": ["a7", "8.0"], "targets": ["Observation/-/sweep/-", "Observation/-/window/-"]}, 100),
     "update_snapshots": (versions(50) | BATCH, 3000),
 }  # fmt: skip
 
