@@ -293,7 +293,8 @@ class RabbitPublisher:
             if self._largest is not None and len(message.body) > self._largest:
                 too_large = message
                 break
-            self._wait(flight, partial(flight.takes, message, self._window))
+            if not flight.takes(message, self._window):
+                self._wait(flight, partial(flight.takes, message, self._window))
             if flight.refused is not None:
                 break
             self._send(message)

@@ -68,7 +68,7 @@ WRITES: dict[str, dict[str, set[str]]] = {
     STATUS: {"INSERT": set(), "UPDATE": set(), "DELETE": set()},
 }
 READS = {
-    ENGINE: set(TABLES) - {"parking", "read_audit", "replay", "hold"},
+    ENGINE: set(TABLES) - {"read_audit", "replay", "hold"},
     RELAY: {
         "practice_log",
         "history",

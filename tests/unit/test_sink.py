@@ -195,3 +195,28 @@ def test_a_pace_lets_the_next_one_go_after_its_wait() -> None:
     assert pace.allowed(10.1) == 0
     assert pace.wait() == pytest.approx(0.15)
     assert pace.allowed(10.1 + pace.wait() + 1e-9) == 1
+
+
+@given(runs(), st.sets(st.integers(0, 30)), st.integers(0, 30))
+def test_what_an_operator_wants_parked_is_never_sent_nor_overtaken(
+    run: tuple[list[Event], Sink, set[tuple[str, str]]], wanted: set[int], confirmed: int
+) -> None:
+    events, sink, parked = run
+    asked = {(event.epoch, event.sequence) for index, event in enumerate(events) if index in wanted}
+    fates = sort_out(events, sink, parked, asked)
+    waiting = set(parked)
+    for event, fate in zip(events, fates, strict=True):
+        key = (event.resource_type, event.id)
+        if fate is Fate.SEND:
+            assert key not in waiting
+            assert (event.epoch, event.sequence) not in asked
+        elif fate in {Fate.ASKED, Fate.BEHIND}:
+            assert (fate is Fate.BEHIND) == (key in waiting)
+            waiting.add(key)
+    step = settle(events, fates, min(confirmed, fates.count(Fate.SEND)))
+    if step is not None:
+        passed = fates[: events.index(step.last) + 1]
+        assert [one.event for one in step.parked if not one.behind] == [
+            event for event, fate in zip(events, passed, strict=False) if fate is Fate.ASKED
+        ]
+        assert step.delivered + step.filtered + len(step.parked) == len(passed)

@@ -16,5 +16,6 @@ CREATE TABLE poller.parking (
 CREATE INDEX parking_asked ON poller.parking (practice, sink, epoch, sequence) WHERE met_at IS NULL;
 
 GRANT SELECT, INSERT, UPDATE (met_at, parked) ON poller.parking TO poller_relay;
-GRANT SELECT ON poller.parking TO poller_reader;
+-- Where a sink stands is asked with whatever role one has.
+GRANT SELECT ON poller.parking TO poller_engine, poller_reader;
 RESET ROLE;
