@@ -145,7 +145,7 @@ def _feeds(rows: Sequence[tuple[Health, FeedHealth]], now: dt.datetime, *, with_
         facts = feed.facts
         table.add_row(
             *([health.facts.code] if with_practice else []),
-            Text(facts.feed, overflow="fold"),
+            Text(facts.feed, no_wrap=True),
             Text(feed.state.value, _STYLES[feed.state]),
             facts.read_by or "-",
             ago(facts.last_complete, now) if facts.last_complete is not None else "never",

@@ -41,8 +41,9 @@ def show(
         _say(console, f"stored    {_stored(trace, now)}", width, "", " " * 10)
         readings: Iterable[Reading] = trace.readings
     else:
-        console.print()
-        console.print(_feeds(trace, now), width=width)
+        if trace.known is not None:
+            console.print()
+            console.print(_feeds(trace, now), width=width)
         readings = ()
     if table := _readings(list(readings), now):
         console.print()
@@ -91,8 +92,8 @@ def _stored(trace: ResourceTrace, now: dt.datetime) -> str:
     return said
 
 
-def _table(*columns: Column | str) -> Table:
-    return Table(*columns, box=box.SIMPLE, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False)
+def _table(*columns: Column | str, between: int = 2) -> Table:
+    return Table(*columns, box=box.SIMPLE, pad_edge=False, padding=(0, between, 0, 0), show_edge=False)
 
 
 def _readings(readings: Sequence[Reading], now: dt.datetime) -> Table | None:
@@ -112,14 +113,15 @@ def _readings(readings: Sequence[Reading], now: dt.datetime) -> Table | None:
 
 
 def _feeds(trace: PatientTrace, now: dt.datetime) -> Table:
-    numbers = [Column(name, justify="right") for name in ("searches", "never read", "stored", "deleted")]
+    numbers = [Column(name, justify="right") for name in ("searches", "unread", "stored", "deleted")]
     table = _table(
-        Column("feed", overflow="fold"),
+        Column("feed", no_wrap=True),
         "state",
         *numbers,
         "last whole",
         "last change",
         Column("failed", overflow="fold"),
+        between=1,
     )
     for one in trace.feeds:
         whole = [reading.whole for reading in one.readings if reading.shows_all]
@@ -149,7 +151,10 @@ def _events(events: Sequence[Told], *, with_resource: bool) -> Table:
         Column("sinks", overflow="fold"),
     )
     for one in events:
-        sinks = "\n".join(f"{at.sink}: {at.arrival.value}{f', {at.reason}' if at.reason else ''}" for at in one.sinks)
+        by: dict[str, list[str]] = {}
+        for at in one.sinks:
+            by.setdefault(f"{at.arrival.value}{f' ({at.reason})' if at.reason else ''}", []).append(at.sink)
+        sinks = "\n".join(f"{', '.join(names)}: {arrival}" for arrival, names in by.items())
         table.add_row(
             *([Text(one.resource)] if with_resource else []),
             str(one.version),

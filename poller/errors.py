@@ -19,6 +19,12 @@ class ConfigError(PollerError):
         super().__init__("\n".join(problems))
 
 
+class BadInput(PollerError):  # noqa: N818
+    """What a command was given is not what it takes. Does not repeat it: it may name a patient."""
+
+    exit_code = 2
+
+
 class StoreError(PollerError):
     """Postgres cannot be used as it is."""
 

@@ -15,7 +15,7 @@ from poller.commands.status import in_force_by
 from poller.core.health import judge
 from poller.core.trace import PatientTrace, ResourceTrace
 from poller.core.verdict import judge_patient, judge_resource
-from poller.errors import DEGRADED, NotFound, StoreError
+from poller.errors import DEGRADED, BadInput, NotFound, StoreError
 from poller.health import Scope, facts_of
 from poller.tracing import trace_patient, trace_resource
 
@@ -56,17 +56,15 @@ def why(
 def _asked(resource: str | None, patient: str | None) -> tuple[str, str] | str:
     """Type and id, or a patient's id."""
     if (resource is None) == (patient is None):
-        raise typer.BadParameter(
-            "name either a resource as Type/id, e.g. Observation/lab-1, or a patient by --patient ID"
-        )
+        raise BadInput("name either a resource as Type/id, e.g. Observation/lab-1, or a patient by --patient ID")
     if resource is not None:
         found = _RESOURCE.fullmatch(resource)
         if found is None:
-            raise typer.BadParameter("not a resource; write Type/id, e.g. Observation/lab-1")
+            raise BadInput("not a resource; write Type/id, e.g. Observation/lab-1")
         return found[1], found[2]
     id_ = (patient or "").removeprefix("Patient/")
     if _ID.fullmatch(id_) is None:
-        raise typer.BadParameter("not a logical id; letters, digits, - and . are allowed, 64 at most")
+        raise BadInput("not a logical id; letters, digits, - and . are allowed, 64 at most")
     return id_
 
 

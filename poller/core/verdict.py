@@ -140,7 +140,11 @@ def _at_sinks(code: str, event: Told, what: str) -> Verdict:
         by.setdefault(at.arrival, []).append(at.sink)
     if waiting := by.get(Arrival.WAITING):
         sentence = f"{named} waits for {' and '.join(waiting)} since {_time(event.recorded_at)}"
-        return Verdict(Stop.WAITING, sentence, f"`poller status {code}` says what keeps the sink")
+        return Verdict(
+            Stop.WAITING,
+            sentence,
+            f"it goes out by itself; if it waits for long, `poller status {code}` says what keeps the sink",
+        )
     if delivered := by.get(Arrival.DELIVERED):
         left = [
             f"{arrival.value} by {' and '.join(by[arrival])}"

@@ -86,6 +86,9 @@ def test_the_shipped_configuration_is_in_order_on_a_fresh_clone(place: Path) -> 
         (["run", "-c", "nope.yaml"], 2, "nope.yaml:1: the file cannot be read"),
         (["history", "DEMOOP", "Observation"], 6, "Type/id"),
         (["history", "DEMOX", "Observation/1"], 6, "there are: DEMOEC, DEMOOP"),
+        (["why", "DEMOOP", "Observation"], 2, "write Type/id, e.g. Observation/lab-1"),
+        (["why", "DEMOOP"], 2, "name either a resource as Type/id"),
+        (["status"], 4, "`poller run` makes it"),
         (["tail", "--sink", "nope"], 6, "there are: changes, full"),
         (["replay", "DEMOOP", "--queue", "fhir.changes.all"], 2, "is a live queue"),
     ],
@@ -154,6 +157,8 @@ def test_commands_on_an_empty_store_say_what_to_do(poller: Callable[..., Said], 
     empty = poller(place, "replay", "DEMOOP", "--dry-run")
     assert (empty.returncode, "poller migrate" in empty.stderr) == (4, True)
     assert poller(place, "migrate").returncode == 0
+    standing = poller(place, "status")
+    assert (standing.returncode, "no poller has looked after it yet" in standing.stdout) == (3, True)
     unknown = poller(place, "history", "DEMOOP", "Observation/1")
     assert unknown.returncode == 6
     assert poller(place, "replay", "DEMOOP", "--dry-run").returncode == 6

@@ -219,3 +219,24 @@ def test_two_processes_gates_keep_one_pace_in_real_time(ledger: PostgresLedger) 
     took = max(departures) - min(departures)
     assert len(departures) <= (took + budget.LIFE) / spacing + 1
     assert len(departures) >= 15
+
+
+def test_what_was_granted_is_counted_by_the_minute(ledger: PostgresLedger, ledger_engine: Engine) -> None:
+    def counted() -> tuple[int, int]:
+        with ledger_engine.connect() as connection:
+            row = connection.execute(text("SELECT used, used_before FROM poller.budget WHERE practice = 'P'")).one()
+        return row.used, row.used_before
+
+    def turn(minutes: int) -> None:
+        with ledger_engine.begin() as connection:
+            statement = text(
+                "UPDATE poller.budget SET minute = minute - :minutes * interval '1 minute', next_at = told_at"
+            )
+            connection.execute(statement, {"minutes": minutes})
+
+    granted = sum(ledger.grant("P", 4, 600.0).count for _ in range(3))
+    assert granted >= 8
+    assert sum(counted()) == granted, "however the minute turned meanwhile"
+    turn(10)
+    granted = ledger.grant("P", 3, 600.0).count
+    assert counted() == (granted, 0), "what is older than a minute is over"
