@@ -240,6 +240,7 @@ class Courier:
             if not self._stopping.is_set():
                 self._away(error)
             return False
+        metrics.AWAY.labels(self._sink.name).set(0)
         if trouble.over():
             log.info("the sink takes events again", action="relay.recovered", sink=self._sink.name)
         return busy
@@ -248,11 +249,15 @@ class Courier:
         """Let go of the connection and wait; only our own errors have words that may be logged."""
         self._publisher.close()
         reason = str(error) if isinstance(error, PollerError) else type(error).__name__
+        metrics.AWAY.labels(self._sink.name).set(1)
         if self._outlet.trouble.happened(reason):
             away = "relay.broker_away" if isinstance(error, BrokerError) else "relay.failed"
             log.error("events wait in the log", action=away, sink=self._sink.name, reason=reason)
 
     def _serve(self) -> bool:
+        if self._outlet.trouble.reason is not None:  # what waits grows while the broker is away, and must be seen to
+            for position in self._log.positions(self._sink.name):
+                self._measure(position)
         self._publisher.open()
         self._publisher.tend()
         if not self._begun:

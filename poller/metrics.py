@@ -74,6 +74,11 @@ PREDICTED = Gauge(
 HELD_DELETES = Gauge("poller_held_deletes", "Deletes that wait for the operator.", ["practice"])
 SINK_LAG = Gauge("poller_sink_lag_events", "Events in the log that the sink has not passed.", ["sink", "practice"])
 PUBLISHED = Counter("poller_published", "Events confirmed by the broker.", ["sink", "practice"])
+AWAY = Gauge(
+    "poller_sink_away",
+    "1 while the sink's broker, or the store for it, cannot be used; events wait in the log.",
+    ["sink"],
+)
 REFUSED = Gauge("poller_sink_refused", "1 while the broker refuses the sink's next event.", ["sink", "practice"])
 PARKED = Gauge(
     "poller_sink_parked_events",
@@ -117,5 +122,5 @@ def forget(practice: str, feed: str | None = None) -> None:
 
 def forget_sink(sink: str) -> None:
     """Take a sink out of what is shown."""
-    for gauge in (SINK_LAG, REFUSED):
+    for gauge in (SINK_LAG, REFUSED, AWAY):
         gauge.remove_by_labels({"sink": sink})

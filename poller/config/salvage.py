@@ -31,16 +31,19 @@ def salvage(path: Path, data_dir: Path | None = None) -> Found | None:
     """Where the store is and what the poller is called, by what stands at the top of ``path``, however broken the rest of it is.
 
     Where the file does not say it, by the note in ``data_dir``, or in the data directory that the file names or that is the default. None
-    if that says nothing either: an embedded store that is not there is no answer, and must not be made.
+    if that says nothing either: an embedded store that is not there is no answer, and must not be made. A file that is YAML and has no
+    ``name`` says by that what it is called, whatever another poller has noted in the same directory.
     """
-    found = _found(_text(path), path, data_dir)
-    if found is None or "store" not in found.model_fields_set or "name" not in found.model_fields_set:
+    text = _text(path)
+    found = _found(text, path, data_dir)
+    says_store = found is not None and "store" in found.model_fields_set
+    says_name = found is not None and ("name" in found.model_fields_set or _is_yaml(text))
+    if not says_store or not says_name:
         note = (found.data_dir if found is not None else _directory(data_dir)) / NOTE
         noted = _found(_text(note), note, data_dir)
-        if found is None or (noted is not None and "store" not in found.model_fields_set):
-            found = noted or found
-        elif noted is not None and noted.store == found.store:
-            found = found.model_copy(update={"name": noted.name})
+        if noted is not None and (not says_store or (found is not None and noted.store == found.store)):
+            name = found.name if found is not None and says_name else noted.name
+            found = (found if found is not None and says_store else noted).model_copy(update={"name": name})
     if found is not None and found.is_embedded_store and not (found.data_dir / "postgres").is_dir():
         return None
     return found
@@ -51,6 +54,14 @@ def _text(path: Path) -> str:
         return document.text_of(path)
     except document.Unreadable:
         return ""
+
+
+def _is_yaml(text: str) -> bool:
+    try:
+        document.parse(text)
+    except document.Unreadable:
+        return False
+    return True
 
 
 def note_of(config: Config) -> str:

@@ -185,11 +185,13 @@ def sort_out(
         resource = (event.resource_type, event.id)
         if not sink.wants(event):
             fates.append(Fate.FILTERED)
-        elif resource in waiting:
-            fates.append(Fate.BEHIND)
-        elif event.ordinal == 0 and (event.epoch, event.sequence) in asked:
+        elif (
+            event.ordinal == 0 and (event.epoch, event.sequence) in asked
+        ):  # also behind others, which may be released before it
             waiting.add(resource)
             fates.append(Fate.ASKED)
+        elif resource in waiting:
+            fates.append(Fate.BEHIND)
         else:
             fates.append(Fate.SEND)
     return fates

@@ -313,8 +313,9 @@ class SinkLog(EventLog):
         Raises NotFound for a sink that has no cursor there, where nothing of the selection waits, and where that is asked already.
         """
         whose = _whose(sink.name, selection.practice)
-        with self._engine.begin() as connection:
-            cursor = self._lock(connection, whose)
+        while True:
+            with self._engine.begin() as connection:
+                cursor = self._lock(connection, whose)
             begin, end = self.span(selection)
             pages = self.pages(selection, max(begin, cursor), end, bodies=sink.only.reads_bodies, of_deleted=True)
             event = next((event for page in pages for event in page if sink.wants(event)), None)
@@ -324,9 +325,13 @@ class SinkLog(EventLog):
                     " `poller sinks list` and `poller sinks show`"
                 )
             place = {"epoch": event.epoch, "sequence": event.sequence, "actor": actor, "reason": reason}
-            if connection.execute(sql("ask_parking"), whose | place).first() is None:
-                raise NotFound("that is asked already; the sink parks the event when it comes to it")
-        return event.epoch, event.sequence
+            with self._engine.begin() as connection:
+                # not held while events are gone through, for which the relay would wait; it may have passed the one that was found
+                if self._lock(connection, whose) >= (event.epoch, event.sequence):
+                    continue
+                if connection.execute(sql("ask_parking"), whose | place).first() is None:
+                    raise NotFound("that is asked already; the sink parks the event when it comes to it")
+            return event.epoch, event.sequence
 
     def discard(self, sink: str, practice: str, resource_type: str | None = None, id_: str | None = None) -> int:
         """Give parked events up for good; how many. Raises NotFound as :meth:`release`."""

@@ -84,8 +84,8 @@ SELECT 'p' || n % 3, 'pause', '*', 'a', '' FROM generate_series(1, 5000) AS n;
 INSERT INTO poller.control_answer SELECT practice, control, 1 + control % 20, CASE WHEN control > 4990 THEN 'waiting' ELSE 'done' END
 FROM poller.control;
 INSERT INTO poller.operator_pause SELECT 'p' || n % 300, 'T' || n, 1, now(), NULL, 'a', '' FROM generate_series(1, 900) AS n;
-INSERT INTO poller.configuration (digest, written, actor, reason)
-SELECT sha256(n::text::bytea), repeat('x', 4000), 'a', '' FROM generate_series(1, 500) AS n;
+INSERT INTO poller.configuration (name, digest, written, actor, reason)
+SELECT 'n' || n % 3, sha256(n::text::bytea), repeat('x', 4000), 'a', '' FROM generate_series(1, 500) AS n;
 INSERT INTO poller.cursor SELECT 's' || n, 'p1', 1, 10, NULL, now() FROM generate_series(1, 3) AS n;
 INSERT INTO poller.parked
 SELECT practice, sink, epoch, sequence, 0, resource_type, id, 'unroutable', sequence % 10 = 0, now()
@@ -290,7 +290,11 @@ CASES: dict[str, tuple[dict[str, Any], int]] = {
     "coverage_patients": (PRACTICE, 3000),
     "coverage_targets": (PRACTICE, 200),
     "delete_snapshot": (ONE | {"version": 2, "read_began": NOW, "read_ended": NOW, "now": NOW}, 30),
-    "accept_configuration": ({"digest": b"d" * 32, "written": "x: 1", "actor": "a", "reason": ""}, 20),
+    "accept_configuration": ({"name": "n1", "digest": b"d" * 32, "written": "x: 1", "actor": "a", "reason": ""}, 20),
+    "configurations": ({"revision": None, "name": None, "limit": 20}, 40),
+    "configurations: by number": ({"revision": 77, "name": None, "limit": 1}, 20),
+    "configurations: in force": ({"revision": None, "name": "n1", "limit": 1}, 20),
+    "living_configurations": ({"name": "n1"}, 80),
     "ask_engines": (ASKED, 80),
     "control_answers": (PRACTICE | {"control": 4999}, 20),
     "operator_pauses": ({"practice": None}, 40),

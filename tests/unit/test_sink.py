@@ -211,7 +211,8 @@ def test_what_an_operator_wants_parked_is_never_sent_nor_overtaken(
             assert key not in waiting
             assert (event.epoch, event.sequence) not in asked
         elif fate in {Fate.ASKED, Fate.BEHIND}:
-            assert (fate is Fate.BEHIND) == (key in waiting)
+            assert (fate is Fate.ASKED) == (event.ordinal == 0 and (event.epoch, event.sequence) in asked)
+            assert fate is Fate.ASKED or key in waiting
             waiting.add(key)
     step = settle(events, fates, min(confirmed, fates.count(Fate.SEND)))
     if step is not None:
