@@ -30,6 +30,7 @@ from poller.commands import (
     sinks,
     status,
     tokens,
+    verify,
     why,
 )
 from poller.commands.as_of import as_of
@@ -61,6 +62,7 @@ app.command("run")(run.run)
 app.command("reload")(reload.reload)
 app.command("status")(status.status)
 app.command("why")(why.why)
+app.command("verify")(verify.verify)
 app.command("pause")(pauses.pause)
 app.command("resume")(pauses.resume)
 app.command("pauses")(pauses.pauses)

@@ -1,4 +1,4 @@
-"""What programs may rely on of `poller status --json` and `poller why --json`, as JSON Schemas (draft-07).
+"""What programs may rely on of `poller status --json`, `poller why --json` and `poller verify --json`, as JSON Schemas (draft-07).
 
 As with events: members may be added under the same ``$id``, and words to an enumeration that says so; whatever else changes gets a new one.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from poller.core.dump import Flaw, Outcome
 from poller.core.health import Cause, FeedState, State
 from poller.core.schema import DRAFT
 from poller.core.trace import Arrival, Stop
@@ -164,3 +165,27 @@ def why_schema() -> dict[str, Any]:
         events=_list(event, "The newest first."),
     )
     return _document("why", "Where something stopped: poller why --json", body)
+
+
+def verify_schema() -> dict[str, Any]:
+    """Of `poller verify --json`."""
+    counted = _object(type=_NAME, **{outcome.value: _COUNT for outcome in Outcome})
+    reason = _NAME | {"enum": [flaw.value for flaw in Flaw], "description": "More may be added."}
+    unreadable = _object(
+        lines=_COUNT,
+        first=_list(
+            _object(file=_NAME, line=_COUNT, reason=reason), "At most a hundred; nothing of what stands there."
+        ),
+    )
+    body = _object(
+        practice=_NAME,
+        equal=_FLAG | {"description": "Whether all that was compared is equal."},
+        resources=_COUNT | {"description": "Lines of the dump that hold a resource."},
+        types=_list(counted, "equal, different, missing in the store, and extra: in the store and not in the dump."),
+        unreadable=unreadable,
+    )
+    body["properties"]["listed"] = _list(
+        _object(outcome=_NAME | {"enum": [one.value for one in Outcome if one is not Outcome.EQUAL]}, resource=_NAME),
+        "With --list only: what is not equal.",
+    )
+    return _document("verify", "An outside dump beside the store: poller verify --json", body)
