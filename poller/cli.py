@@ -22,6 +22,7 @@ from poller.commands import (
     pauses,
     plan,
     read_now,
+    reconcile,
     reload,
     replay,
     revisions,
@@ -67,6 +68,7 @@ app.command("pause")(pauses.pause)
 app.command("resume")(pauses.resume)
 app.command("pauses")(pauses.pauses)
 app.command("read-now")(read_now.read_now)
+app.command("reconcile")(reconcile.reconcile)
 app.add_typer(revisions.app, name="config")
 
 
