@@ -28,6 +28,7 @@ CREATE TEMPORARY TABLE verified (resource_type text, id text, outcome text NOT N
 """
 """Of the session; what stands in it is told by ``verify_note``."""
 _PAGE = 1000
+_NO_RIGHT = "42501"
 
 
 class Verification:
@@ -99,7 +100,9 @@ class VerifyStore:
                 raise StoreError("store.digest_key is not the key this database was made with; put the former key back")
             try:
                 connection.execute(text(MAKE_VERIFIED))
-            except ProgrammingError:
+            except ProgrammingError as error:
+                if getattr(error.orig, "sqlstate", None) != _NO_RIGHT:
+                    raise
                 raise StoreError(
                     "the role poller_reader may not make temporary tables in this database; GRANT TEMPORARY ON DATABASE … TO poller_reader"
                 ) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,9 +14,11 @@ from prometheus_client import REGISTRY
 from sqlalchemy import Engine
 from typer.testing import Result
 
-from poller.core.model import Kind, Strategy
+from poller.core.model import Kind, Purpose, Strategy
 from poller.errors import DEGRADED, NotFound, PollerError, Unanswered
+from poller.reconciling import Reconciliation
 from poller.store.control import ALL, Ask, ControlStore, Post, State
+from poller.store.deletes import Settled
 from tests.incidents import CODE, Scene
 from tests.integration.conftest import Practice
 from tests.integration.test_service import CONDITION, REFUSED, SWEEP, WINDOW, Rig, Server, run
@@ -128,6 +131,52 @@ def test_one_feed_alone_is_read_and_what_fails_is_told(rig: Rig) -> None:
         assert said["failed"] == [{"feeds": ["Goal"], "failure": REFUSED.detail, "searches": 1}]
         with pytest.raises(PollerError, match="Observation is not read here now"):
             await rig.service.reconcile("Observation", nobody)
+
+    run(scenario)
+
+
+def test_its_calls_wait_as_those_of_whole_reads_do_and_half_of_the_places_stay_free(rig: Rig) -> None:
+    async def scenario() -> None:
+        names = ["Condition", "Goal", "Procedure", "Immunization", "Coverage", "Device", "Encounter", "Claim", "Media"]
+        rig.feeds = tuple(names)
+        rig.server.offers = dict.fromkeys(names, (SWEEP,))
+        await rig.begin()
+        await rig.go_on(1)
+        await rig.go_on(40)
+        read, purposes, most = rig.server.read, list[Purpose](), 0
+
+        def watched(target: Any, since: Any, purpose: Purpose) -> Any:
+            nonlocal most
+            purposes.append(purpose)
+            most = max(most, len(rig.service._cycle._running))
+            return read(target, since, purpose)
+
+        rig.server.read = watched  # type: ignore[method-assign]
+        assert (await reconciled(rig))["whole"] == 9
+        assert purposes == [Purpose.RECONCILE] * 9
+        assert most == rig.service._config.budget.max_in_flight // 2
+
+    run(scenario)
+
+
+def test_deletes_that_are_held_are_told_and_a_delete_that_was_on_its_way_is_no_find(
+    practice: Practice, rig: Rig
+) -> None:
+    async def scenario() -> None:
+        await rig.begin()
+        await rig.go_on(1)
+        await rig.go_on(40)
+        run_ = Reconciliation("p1", frozenset({"Goal"}), rig.service._cycle, 1, asyncio.Event())
+        rig.server.shows["Goal"] = []
+        rig.server.there["Goal", "g1"] = GOAL
+        await rig.go_on(40)
+        (absence,) = practice.deletes.listed("p1", ["missing"])
+        run_._began[absence.target] = absence.first_missing_at + dt.timedelta(seconds=1)
+        run_.note_settled(absence, Settled.DELETED)
+        assert (run_.said()["found"], run_.said()["held"]) == ([], {}), "another pass had noticed it before"
+        run_._began[absence.target] = absence.first_missing_at - dt.timedelta(seconds=1)
+        run_.note_settled(absence, Settled.HELD)
+        assert (run_.said()["found"], run_.said()["held"]) == ([], {"Goal": 1})
 
     run(scenario)
 

@@ -8,10 +8,13 @@ import logging
 import sys
 import tracemalloc
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
+from psycopg import sql
 from sqlalchemy import Engine, text
 
 from poller import verifying
@@ -157,6 +160,20 @@ def test_what_cannot_be_compared_is_refused(scene: Scene, tmp_path: Path, engine
     assert verified(scene, 0, source)["equal"]
     with pytest.raises(StoreError, match="digest_key"), VerifyStore(engine).begin(CODE, b"x" * 32):
         pass
+
+
+def test_where_no_temporary_table_may_be_made_the_right_that_is_wanted_is_named(
+    scene: Scene, database_url: str, tmp_path: Path
+) -> None:
+    with closing(psycopg.connect(database_url, autocommit=True)) as admin:
+        name = admin.info.dbname
+        admin.execute(sql.SQL("REVOKE TEMPORARY ON DATABASE {} FROM PUBLIC").format(sql.Identifier(name)))
+        source = dump(tmp_path / "dump.ndjson", scene.practice.observation())
+        refused = scene.poller("verify", CODE, "--against", source)
+        assert isinstance(refused.exception, StoreError)
+        assert "GRANT TEMPORARY ON DATABASE" in str(refused.exception)
+        admin.execute(sql.SQL("GRANT TEMPORARY ON DATABASE {} TO poller_reader").format(sql.Identifier(name)))
+        assert verified(scene, 0, source)["equal"]
 
 
 def test_the_store_is_as_it_was_and_a_second_comparison_begins_anew(scene: Scene, tmp_path: Path) -> None:
