@@ -9,17 +9,19 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from prometheus_client import REGISTRY
 from sqlalchemy import Engine
 from typer.testing import Result
 
 from poller.core.model import Kind, Purpose, Strategy
+from poller.core.report_schema import reconcile_schema
 from poller.errors import DEGRADED, NotFound, PollerError, Unanswered
 from poller.reconciling import Reconciliation
 from poller.store.control import ALL, Ask, ControlStore, Post, State
 from poller.store.deletes import Settled
-from tests.incidents import CODE, Scene
+from tests.incidents import CODE, Scene, closed
 from tests.integration.conftest import Practice
 from tests.integration.test_service import CONDITION, REFUSED, SWEEP, WINDOW, Rig, Server, run
 
@@ -96,6 +98,7 @@ def test_what_windows_missed_is_found_and_counted_and_all_else_is_not(practice: 
             {"feed": "Goal", "windows": False, "actions": {"updated": 1}},
         ]
         assert (said["failed"], said["held"], said["joined"]) == ([], {}, False)
+        jsonschema.validate(said | {"control": 1}, closed(reconcile_schema()))
         assert all(found_by_reconcile("Condition", action) == number + 1 for action, number in before.items())
         assert set(practice.actions()[-4:]) == {
             ("deleted", "c2", 2),
@@ -282,6 +285,7 @@ def test_a_person_and_a_program_are_told_what_was_found(scene: Scene) -> None:
         "Condition: 1 delete is held; see `poller deletes list`",
     ]
     found = json.loads(answered(scene, State.DONE, SAID, "--json").stdout)
+    jsonschema.validate(found, closed(reconcile_schema()))
     assert {name: found[name] for name in SAID} == SAID
 
 
@@ -293,6 +297,8 @@ def test_what_was_not_read_whole_or_not_in_time_or_by_nobody_exits_3(scene: Scen
     assert isinstance(late.exception, Unanswered)
     assert str(late.exception) == "engine host:1 has not answered within 1 s; it goes on; ask again to be told the end"
     refused = answered(scene, State.REFUSED, {"why": "failed", "problems": ["the practice is paused by itself: x"]})
+    told = answered(scene, State.REFUSED, {"why": "failed", "problems": ["x"]}, "--json")
+    jsonschema.validate(json.loads(told.stdout), closed(reconcile_schema()))
     assert str(refused.exception) == "the practice is paused by itself: x"
     assert isinstance(answered(scene, State.DECLINED, {}).exception, Unanswered)
     alone = scene.poller("reconcile", CODE)
