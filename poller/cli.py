@@ -22,6 +22,7 @@ from poller.commands import (
     pauses,
     plan,
     read_now,
+    reconcile,
     reload,
     replay,
     revisions,
@@ -30,6 +31,7 @@ from poller.commands import (
     sinks,
     status,
     tokens,
+    verify,
     why,
 )
 from poller.commands.as_of import as_of
@@ -61,10 +63,12 @@ app.command("run")(run.run)
 app.command("reload")(reload.reload)
 app.command("status")(status.status)
 app.command("why")(why.why)
+app.command("verify")(verify.verify)
 app.command("pause")(pauses.pause)
 app.command("resume")(pauses.resume)
 app.command("pauses")(pauses.pauses)
 app.command("read-now")(read_now.read_now)
+app.command("reconcile")(reconcile.reconcile)
 app.add_typer(revisions.app, name="config")
 
 

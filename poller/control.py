@@ -1,4 +1,4 @@
-"""Does what operators ask of a running engine: to read its configuration again, to leave something alone, to read a patient now.
+"""Does what operators ask of a running engine: to read its configuration again, to leave something alone, to read something now.
 
 Commands are other processes, often of another machine. They write to the store what they ask, and read there what came of it; see
 :mod:`poller.store.control`.
@@ -11,13 +11,15 @@ import contextlib
 import getpass
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 
 import structlog
 from sqlalchemy.exc import DBAPIError
 
+from poller.asking import Tell
 from poller.errors import ConfigError, NotFound, PollerError
+from poller.service import Service
 from poller.store.control import ALL, Ask, OperatorPause, Order, Post, State
 from poller.supervise import Supervision
 
@@ -108,10 +110,16 @@ class Control:
                 known = self._supervision.of(order.practice) is not None
                 await self._answer(order, State.DONE if known else State.DECLINED, {})
             case Ask.READ_NOW:
-                await self._answer(order, State.UNDER_WAY, {})
-                task = asyncio.create_task(self._obey(order, self._read_now(order)))
-                self._work.add(task)
-                task.add_done_callback(self._work.discard)
+                await self._begin(order, self._read_now(order))
+            case Ask.RECONCILE:
+                await self._begin(order, self._reconcile(order))
+
+    async def _begin(self, order: Order, work: Coroutine[Any, Any, tuple[State, Mapping[str, Any]]]) -> None:
+        """Do what takes its time."""
+        await self._answer(order, State.UNDER_WAY, {})
+        task = asyncio.create_task(self._obey(order, work))
+        self._work.add(task)
+        task.add_done_callback(self._work.discard)
 
     async def _obey(self, order: Order, work: Any) -> None:
         """Answer with what the work comes to. Words of our own errors may be told; of others only the kind."""
@@ -143,19 +151,28 @@ class Control:
         return State.DONE, await self._reloader.reload(order.actor, order.reason)
 
     async def _read_now(self, order: Order) -> tuple[State, Mapping[str, Any]]:
-        supervisor = self._supervision.of(order.practice)
-        if supervisor is None or order.patient is None:
+        service = self._service(order.practice)
+        if service is None or order.patient is None:
             return State.DECLINED, {}
-        if supervisor.is_paused:
-            return State.REFUSED, {
-                "why": "paused",
-                "problems": ["an operator has paused the practice; `poller resume` ends that"],
-            }
-        service = supervisor.service
+        return State.DONE, await service.read_now(order.patient, self._teller(order))
+
+    async def _reconcile(self, order: Order) -> tuple[State, Mapping[str, Any]]:
+        service = self._service(order.practice)
         if service is None:
             return State.DECLINED, {}
+        return State.DONE, await service.reconcile(order.feed, self._teller(order))
 
+    def _service(self, practice: str) -> Service | None:
+        """The practice as this engine reads it; None if it does not. Raises PollerError while an operator has it paused."""
+        supervisor = self._supervision.of(practice)
+        if supervisor is None:
+            return None
+        if supervisor.is_paused:
+            raise PollerError("an operator has paused the practice; `poller resume` ends that")
+        return supervisor.service
+
+    def _teller(self, order: Order) -> Tell:
         async def tell(said: Mapping[str, Any]) -> None:
             await self._answer(order, State.UNDER_WAY, said)
 
-        return State.DONE, await service.read_now(order.patient, tell)
+        return tell

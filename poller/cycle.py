@@ -10,7 +10,7 @@ import asyncio
 import datetime as dt
 import functools
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -110,6 +110,9 @@ class Came:
     changes: int
     coverage: Coverage
     failure: Failure | None
+    began: dt.datetime
+    found: Sequence[tuple[Key, Action]] = ()
+    """The changes, baselines left out."""
 
 
 @dataclass(slots=True)
@@ -124,6 +127,8 @@ class _Progress:
     """Changes by type, baselines left out."""
     whom: Counter[str] = field(default_factory=Counter)
     """The same by patient."""
+    news: list[tuple[Key, Action]] = field(default_factory=list)
+    """The same, each."""
     doubted: list[Version] = field(default_factory=list)
 
 
@@ -158,8 +163,8 @@ class Cycle:
         self._running: dict[Target, asyncio.Task[Came]] = {}
         self._lanes: dict[Target, Lane] = {}
         """Why each of them began."""
-        self._asked: list[tuple[str, asyncio.Future[Came | None]]] = []
-        """Keys of targets that a person waits for."""
+        self._asked: list[tuple[str, Callable[[TargetState], Turn], asyncio.Future[Came | None]]] = []
+        """Keys of targets that a person waits for, and the turn that each has."""
         self._stopping = False
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Set to the error that ended the cycle: the store failed, or the lease was lost."""
@@ -190,15 +195,22 @@ class Cycle:
 
         A pass of it that is under way has begun before this was asked: it ends first. Cancelled when the cycle ends.
         """
+        return self._ask(key, lambda state: Turn(state, Lane.OWED, Purpose.ASKED))
+
+    def reconcile(self, key: str) -> asyncio.Future[Came | None]:
+        """The same without haste: its calls wait as those of whole reads beside windows do."""
+        return self._ask(key, self.order.reconciling)
+
+    def _ask(self, key: str, turn: Callable[[TargetState], Turn]) -> asyncio.Future[Came | None]:
         came: asyncio.Future[Came | None] = asyncio.get_running_loop().create_future()
-        self._asked.append((key, came))
+        self._asked.append((key, turn, came))
         self.tick()
         return came
 
     def _begin_asked(self) -> None:
-        """They need no place among the passes: the gate bounds the calls in flight, and lets theirs out first."""
+        """They need no place among the passes: the gate bounds the calls in flight, and knows what they are for."""
         waiting, self._asked = self._asked, []
-        for key, came in waiting:
+        for key, turn, came in waiting:
             state = self.targets.states.get(key)
             if came.done():
                 continue
@@ -207,9 +219,9 @@ class Cycle:
             elif state is None:
                 came.set_result(None)
             elif any(key == other.key for other in self._running):
-                self._asked.append((key, came))
+                self._asked.append((key, turn, came))
             else:
-                task = self._begin(Turn(state, Lane.OWED, Purpose.ASKED))
+                task = self._begin(turn(state))
                 task.add_done_callback(functools.partial(_tell, came))
 
     def _begin(self, turn: Turn) -> asyncio.Task[Came]:
@@ -245,7 +257,7 @@ class Cycle:
         await self._commit(context, held or Batch(()), progress, end)
         self._charge(state, reading, progress, end, turn.lane if turn is not None else Lane.OWED)
         await self._settle(state, reading, progress, end)
-        return Came(len(progress.changes), reading.coverage, reading.failure)
+        return Came(len(progress.changes), reading.coverage, reading.failure, reading.began, progress.news)
 
     def _charge(self, state: TargetState, reading: Reading, progress: _Progress, end: PassEnd, lane: Lane) -> None:
         """Let the planner learn from a pass, and its lane pay for it."""
@@ -293,6 +305,7 @@ class Cycle:
             metrics.CHANGES.labels(self._config.code, key[0], decision.action.value, origin.value).inc()
             if origin is not Origin.BASELINE:
                 progress.found[key[0]] += 1
+                progress.news.append((key, decision.action))
                 if (patient := shown[key].detail.patient) is not None:
                     progress.whom[patient] += 1
         if recorded.outdated:

@@ -32,6 +32,7 @@ from poller.store.sinks import SinkLog
 from poller.store.state import StateStore
 from poller.store.status import StatusStore
 from poller.store.tokens import AuditLog, TokenStore
+from poller.store.verify import VerifyStore
 from poller.store.why import WhyStore
 
 if TYPE_CHECKING:
@@ -166,6 +167,12 @@ class Installation:
         """One resource's, or one patient's, way. Raises StoreError as above."""
         self._require_schema()
         return WhyStore(self.engine(postgres.READER, 1))
+
+    @cached_property
+    def verify(self) -> VerifyStore:
+        """Where outside dumps are compared with. Raises StoreError as above."""
+        self._require_schema()
+        return VerifyStore(self.engine(postgres.READER, 1))
 
     @property
     def has_store(self) -> bool:

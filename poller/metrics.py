@@ -42,6 +42,11 @@ STEP_DOWNS = Counter("poller_step_downs", "Feeds that left a rung because it fai
 FOUND_ONLY_BY_SWEEP = Counter(
     "poller_found_only_by_sweep", "Changes that windows missed and a sweep found.", ["practice", "feed"]
 )
+FOUND_BY_RECONCILE = Counter(
+    "poller_found_by_reconcile",
+    "Changes that a full pass on request found, those left out that windows show as well.",
+    ["practice", "feed", "action"],
+)
 LATE = Gauge(
     "poller_feed_late", "1 if a target of the feed is owed a whole read that did not come.", ["practice", "feed"]
 )

@@ -108,6 +108,11 @@ class Order:
             self._chosen.clear()  # a schedule or a failure owed it as well
         return found
 
+    def reconciling(self, state: TargetState) -> Turn:
+        """The turn of a pass that a person asks for, to see what detection has missed: by the part of the calls that whole reads have."""
+        purpose = Purpose.DETECT if self._planning.has_read_rows else Purpose.RECONCILE
+        return Turn(state, Lane.RECONCILE, purpose)
+
     def charge(self, lane: Lane, calls: int) -> None:
         """Note what a pass has cost."""
         if lane in SHARED:

@@ -78,6 +78,9 @@ class Reconciler:
         self.on_contradiction: Callable[[Absence, str | None], None] = lambda _absence, _patient: None
         """Told of each resource that a complete pass had not shown and that is there as it was before, and whose it is."""
 
+        self.on_settled: Callable[[Absence, Settled], None] = lambda _absence, _settled: None
+        """Told what became of each that was confirmed to be gone."""
+
     async def settle_absences(self) -> None:
         """Read every id that a complete pass did not show; delete what is gone, take in what is there, leave the rest missing."""
         settled = False
@@ -135,6 +138,7 @@ class Reconciler:
         settled = await asyncio.to_thread(
             self._deletes.settle, self._lease, absence, began, ended, self._breaker, self._clock.now()
         )
+        self.on_settled(absence, settled)
         feed = absence.resource_type
         if settled is Settled.DELETED:
             self.deleted += 1

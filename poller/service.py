@@ -27,6 +27,7 @@ from poller.cycle import Cycle, PassReport, Reader, may_be_gone
 from poller.errors import PollerError
 from poller.ladder import Ladder, Reports, Surveyor
 from poller.reconcile import Confirmer, Reconciler
+from poller.reconciling import Reconciling
 from poller.store.deletes import Absence, DeleteStore
 from poller.store.planning import PlanningStore
 from poller.store.repository import Lease, Repository
@@ -106,6 +107,10 @@ class Service:
         self._asked: set[asyncio.Task[dict[str, Any]]] = set()
         self._settling = False
         self._settle_again = False
+        self._settled = asyncio.Event()
+        """Set while nothing is to be settled."""
+        self._settled.set()
+        self._reconciling = Reconciling(config, self._cycle, self._reconciler, self._settled)
         self._surveying = False
         self._known = False
 
@@ -129,6 +134,12 @@ class Service:
             raise
         finally:
             self._asked.discard(task)
+
+    async def reconcile(self, feed: str, tell: Tell) -> dict[str, Any]:
+        """Read all of a feed, or of :data:`ALL`, and say what detection had missed. Raises PollerError."""
+        if (held := self._standing.practice) is not None:
+            raise PollerError(f"the practice is paused by itself: {held.words}")
+        return await self._reconciling.ask(feed, tell)
 
     async def tick(self) -> None:
         """Survey what is to be surveyed and read what is owed."""
@@ -158,6 +169,7 @@ class Service:
     async def stop(self) -> None:
         """End everything under way."""
         await self._cycle.stop()
+        self._reconciling.stop()
         for task in [*self._work, *self._asked]:
             task.cancel()
         await asyncio.gather(*self._work, return_exceptions=True)
@@ -174,6 +186,7 @@ class Service:
             self._cycle.failed.set_exception(error)
 
     def _after_pass(self, report: PassReport) -> None:
+        self._reconciling.note_pass(report)
         if report.missed:
             self._spawn(self._judge_windows(report))
         if report.doubted:
@@ -206,6 +219,7 @@ class Service:
         self._settle_again = True
         if not self._settling:
             self._settling = True
+            self._settled.clear()
             self._spawn(self._settle())
 
     def _is_shut_group(self, report: PassReport) -> bool:
@@ -251,6 +265,7 @@ class Service:
                     await self._cycle.targets.register()
         finally:
             self._settling = False
+            self._settled.set()
 
     async def _judge_windows(self, report: PassReport) -> None:
         rungs = dict(self._cycle.targets.strategies)

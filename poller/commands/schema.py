@@ -12,7 +12,7 @@ import typer
 from poller.app import sinks_of
 from poller.commands.options import load
 from poller.config.schema import config_schema
-from poller.core.report_schema import status_schema, why_schema
+from poller.core.report_schema import reconcile_schema, status_schema, verify_schema, why_schema
 from poller.core.schema import asyncapi, data_schema, event_schema
 from poller.core.sink import Payload, Sink
 
@@ -36,6 +36,8 @@ def documents() -> dict[str, dict[str, Any]]:
         "config.1.json": config_schema(),
         "status.1.json": status_schema(),
         "why.1.json": why_schema(),
+        "verify.1.json": verify_schema(),
+        "reconcile.1.json": reconcile_schema(),
         "asyncapi.json": asyncapi(_SHIPPED, version("ehr-poller")),
     }
 
@@ -79,6 +81,24 @@ def why() -> None:
     Example: poller schema why
     """
     typer.echo(written(why_schema()), nl=False)
+
+
+@app.command()
+def verify() -> None:
+    """The JSON Schema (draft-07) of `poller verify --json`.
+
+    Example: poller schema verify
+    """
+    typer.echo(written(verify_schema()), nl=False)
+
+
+@app.command()
+def reconcile() -> None:
+    """The JSON Schema (draft-07) of `poller reconcile --json`.
+
+    Example: poller schema reconcile
+    """
+    typer.echo(written(reconcile_schema()), nl=False)
 
 
 @app.command("asyncapi")

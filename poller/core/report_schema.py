@@ -1,4 +1,4 @@
-"""What programs may rely on of `poller status --json` and `poller why --json`, as JSON Schemas (draft-07).
+"""What programs may rely on of the --json of `poller status`, `why`, `verify` and `reconcile`, as JSON Schemas (draft-07).
 
 As with events: members may be added under the same ``$id``, and words to an enumeration that says so; whatever else changes gets a new one.
 """
@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from poller.core.dump import Flaw, Outcome
 from poller.core.health import Cause, FeedState, State
+from poller.core.model import Action
 from poller.core.schema import DRAFT
 from poller.core.trace import Arrival, Stop
 
@@ -164,3 +166,57 @@ def why_schema() -> dict[str, Any]:
         events=_list(event, "The newest first."),
     )
     return _document("why", "Where something stopped: poller why --json", body)
+
+
+def verify_schema() -> dict[str, Any]:
+    """Of `poller verify --json`."""
+    counted = _object(type=_NAME, **{outcome.value: _COUNT for outcome in Outcome})
+    reason = _NAME | {"enum": [flaw.value for flaw in Flaw], "description": "More may be added."}
+    unreadable = _object(
+        lines=_COUNT,
+        first=_list(
+            _object(file=_NAME, line=_COUNT, reason=reason), "At most a hundred; nothing of what stands there."
+        ),
+    )
+    body = _object(
+        practice=_NAME,
+        equal=_FLAG | {"description": "Whether all that was compared is equal."},
+        resources=_COUNT | {"description": "Lines of the dump that hold a resource."},
+        types=_list(counted, "equal, different, missing in the store, and extra: in the store and not in the dump."),
+        unreadable=unreadable,
+    )
+    body["properties"]["listed"] = _list(
+        _object(outcome=_NAME | {"enum": [one.value for one in Outcome if one is not Outcome.EQUAL]}, resource=_NAME),
+        "With --list only: what is not equal.",
+    )
+    return _document("verify", "An outside dump beside the store: poller verify --json", body)
+
+
+def reconcile_schema() -> dict[str, Any]:
+    """Of `poller reconcile --json`. Where no engine has begun, or it refuses, there is only what says so."""
+    actions = {
+        "type": "object",
+        "properties": {action.value: _COUNT for action in Action},
+        "additionalProperties": False,
+    }
+    found = _object(
+        feed=_NAME,
+        windows=_FLAG | {"description": "Whether windows stand beside, which do not show these."},
+        actions=actions,
+    )
+    body = _object(
+        control=_COUNT,
+        total=_COUNT | {"description": "Searches."},
+        read=_COUNT,
+        whole=_COUNT | {"description": "As many as total, and more than none, or the command exits 3."},
+        failed=_list(_object(feeds=_list(_NAME), failure=_NAME, searches=_COUNT)),
+        found=_list(found),
+        held={"type": "object", "additionalProperties": _COUNT, "description": "Deletes that are held, by feed."},
+        notes=_list(_NAME),
+        joined=_FLAG | {"description": "Whether the pass was under way when it was asked for."},
+        why=_NAME | {"description": "Why it was refused, in a word."},
+        problems=_list(_NAME),
+    )
+    return _document(
+        "reconcile", "What a full pass has found: poller reconcile --json", body | {"required": ["control"]}
+    )

@@ -34,6 +34,7 @@ class Ask(StrEnum):
     PAUSE = "pause"
     RESUME = "resume"
     READ_NOW = "read-now"
+    RECONCILE = "reconcile"
 
 
 class State(StrEnum):

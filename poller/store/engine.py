@@ -192,12 +192,17 @@ def _sqlstate(error: DBAPIError | psycopg.Error) -> str:
     return f"SQLSTATE {state}" if state else type(cause).__name__
 
 
+def key_check(key: bytes) -> bytes:
+    """What the database keeps to know the digest key by."""
+    return hmac.digest(key, _KEY_CHECK, "sha256")
+
+
 def prove_digest_key(engine: Engine, key: bytes) -> None:
     """Tie the digest key to the database at first use, and refuse any other afterwards.
 
     Raises StoreError: under another key every resource would look changed.
     """
-    check = hmac.digest(key, _KEY_CHECK, "sha256")
+    check = key_check(key)
     with engine.begin() as connection:
         connection.execute(
             text("INSERT INTO poller.installation (key_check) VALUES (:check) ON CONFLICT DO NOTHING"), {"check": check}

@@ -248,6 +248,17 @@ def test_a_feed_taken_out_and_put_back_gives_exactly_what_changed_meanwhile(at_w
         assert "baseline" not in {one["origin"] for one in at_work.consumer.of(code) if "comes" in one["subject"]}
 
 
+def test_a_reconcile_reads_all_and_tells_what_windows_do_not_show(at_work: Steered) -> None:
+    calls = at_work.calls_for(ECW, "Condition")
+    whole = json.loads(at_work.operator.types("reconcile", ECW, "Condition", "--json").out)
+    patients = len(at_work.rig.world.written(ECW, "Patient"))
+    assert (whole["read"], whole["whole"], whole["failed"]) == (whole["total"], whole["total"], []), whole
+    assert whole["total"] >= patients // 2, "patient by patient"
+    assert at_work.calls_for(ECW, "Condition") >= calls + whole["total"]
+    said = at_work.operator.types("reconcile", OPEN)
+    assert (said.code, "4 of 4 searches read whole" in said.out) == (0, True), said
+
+
 def test_a_patient_is_read_now_and_one_whom_nobody_knows_is_looked_for(at_work: Steered) -> None:
     known = at_work.operator.types("read-now", ECW, "--patient", at_work.patient(ECW))
     assert known.code == 0, known

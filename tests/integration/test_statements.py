@@ -17,6 +17,7 @@ from sqlalchemy import Connection, text
 
 from poller.store.engine import open_engine, sql
 from poller.store.log import _EVERYTHING, IN_LOG_ORDER
+from poller.store.verify import MAKE_VERIFIED
 
 NOW = dt.datetime(2026, 11, 22, 12, tzinfo=dt.UTC)
 PRACTICE = {"practice": "p1"}
@@ -106,6 +107,12 @@ def filled(postgres_server: str, template_database: str) -> Iterator[Connection]
         admin.execute("VACUUM ANALYZE")
     engine = open_engine(url, None)
     with engine.connect() as connection:
+        connection.execute(text(MAKE_VERIFIED))
+        connection.execute(
+            text("INSERT INTO verified SELECT 'Observation', 'o' || n, 'equal' FROM generate_series(1001, 15000) AS n")
+        )
+        connection.execute(text("ANALYZE verified"))
+        connection.commit()
         yield connection
     engine.dispose()
     with closing(psycopg.connect(postgres_server, autocommit=True)) as admin:
@@ -415,6 +422,12 @@ CASES: dict[str, tuple[dict[str, Any], int]] = {
     "status_waiting": (PRACTICES, 400),
     "take_lease": (PRACTICE, 10),
     "tell_window": (PRACTICE | {"target": "Observation/-/window/-", "found": ["o1"]}, 60),
+    "verify_counts": ({}, 40),
+    "verify_extra": (PRACTICE, 3000),
+    "verify_list": ({"after_type": "Observation", "after_id": "o2", "limit": 1000}, 40),
+    "verify_note": (rows(1000) | {"outcomes": ["missing"] * len(rows(1000)["ids"])}, 200),
+    "verify_stored": (versions(1000) | PRACTICE, 5000),
+    "verify_stored: under other rules": (versions(1000) | PRACTICE | {"rules": [-1] * len(rows(1000)["ids"])}, 8000),
     "why_events": (ONE | {"limit": 20}, 60),
     "why_events_of_patient": (PRACTICE | {"partition_key": "Patient/a7", "limit": 20}, 200),
     "why_parked": (PRACTICE | ANY | {"partition_key": "Patient/a7"}, 600),
@@ -438,6 +451,7 @@ WHOLE_TYPE = {
     "revise_attachments",
     "seed_members",
     "status_parked",
+    "verify_extra",
 }
 """May read all of a type: a sweep's end, a delete that was confirmed by a call, and what is asked once a start, or by a person."""
 
