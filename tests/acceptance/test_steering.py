@@ -6,6 +6,8 @@ One poller serves most tests; what it published is judged at the end: nothing of
 
 from __future__ import annotations
 
+import contextlib
+import datetime as dt
 import json
 import signal
 import urllib.request
@@ -41,13 +43,28 @@ class Operator:
     def __init__(self, rig: Rig) -> None:
         self._rig = rig
         self.settings: dict[str, Any] = json.loads(json.dumps(rig.settings()))
+        self.changes: list[tuple[dt.datetime, dt.datetime]] = []
+        """From and until when practices may have ended and begun anew: what was under way then is read again, and may be another by then."""
 
     def practice(self, code: str) -> dict[str, Any]:
         found: dict[str, Any] = self.settings["practices"][code]
         return found
 
+    @contextlib.contextmanager
+    def changing(self) -> Iterator[None]:
+        """What is wanted of the practices changes meanwhile."""
+        began = self._rig.server.clock()
+        yield
+        self.changes.append((began, self._rig.server.clock()))
+
     def types(self, *words: str) -> Said:
         """Run a command, as ``poller.cli.main`` does."""
+        if words[0] in {"reload", "pause", "resume"}:
+            with self.changing():
+                return self._run(*words)
+        return self._run(*words)
+
+    def _run(self, *words: str) -> Said:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(logs, "configure", lambda *_: None)  # the test's own logs stay as they are
             result = CliRunner().invoke(cli.app, [*words, "--config", str(self._rig.path)], env={"COLUMNS": "160"})
@@ -324,7 +341,7 @@ def test_after_all_that_nothing_is_lost_and_nothing_told_twice(at_work: Steered)
     assert {code: state_of(at_work.consumer.of(code)) for code in (ECW, OPEN)} == truth
     ids = [event["id"] for event in at_work.consumer.events]
     assert len(set(ids)) == len(ids)
-    rules = Rules(by_schedule=False, allow_duplicates=False)
+    rules = Rules(by_schedule=False, outages=tuple(at_work.operator.changes), allow_duplicates=False)
     verdict = judge(at_work.rig.world.evidence(), at_work.consumer.received, at_work.rig.schedules(), rules)
     assert verdict["ok"], verdict
 
