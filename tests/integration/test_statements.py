@@ -24,7 +24,7 @@ PRACTICES = {"practices": ["p1", "p2"]}
 GRANT = {"practices": ["p1"], "wants": [4], "raise": 1e-4, "block": dt.timedelta(seconds=1)} | {
     key: [dt.timedelta(seconds=1)] for key in ("gaps", "leads", "horizons")
 }
-LARGE = ("snapshot", "history", "event", "member", "attachment", "visit", "parked", "parking")
+LARGE = ("snapshot", "history", "event", "member", "attachment", "visit", "parked", "parking", "audit")
 
 FILL = """
 SELECT poller.ensure_partitions('2026-11-22');
@@ -84,8 +84,11 @@ SELECT 'p' || n % 3, 'pause', '*', 'a', '' FROM generate_series(1, 5000) AS n;
 INSERT INTO poller.control_answer SELECT practice, control, 1 + control % 20, CASE WHEN control > 4990 THEN 'waiting' ELSE 'done' END
 FROM poller.control;
 INSERT INTO poller.operator_pause SELECT 'p' || n % 300, 'T' || n, 1, now(), NULL, 'a', '' FROM generate_series(1, 900) AS n;
-INSERT INTO poller.configuration (digest, written, actor, reason)
-SELECT sha256(n::text::bytea), repeat('x', 4000), 'a', '' FROM generate_series(1, 500) AS n;
+INSERT INTO poller.configuration (name, digest, written, actor, reason)
+SELECT 'n' || n % 5, sha256(n::text::bytea), repeat('x', 4000), 'a', '' FROM generate_series(1, 500) AS n;
+INSERT INTO poller.audit (practice, at, actor, action, scope, reason)
+SELECT 'p' || n % 7, timestamptz '2026-10-05 00:00Z' + n * interval '3 minutes', 'me', 'why', '{"resource": "Observation/o1"}', ''
+FROM generate_series(1, 20000) AS n;
 INSERT INTO poller.cursor SELECT 's' || n, 'p1', 1, 10, NULL, now() FROM generate_series(1, 3) AS n;
 INSERT INTO poller.parked
 SELECT practice, sink, epoch, sequence, 0, resource_type, id, 'unroutable', sequence % 10 = 0, now()
@@ -240,6 +243,7 @@ OF_TIME = PRACTICE | {
     "limit": 500,
     "bytes": 2**23,
 }
+AUDITED = dict.fromkeys(("since", "until", "action", "actor")) | {"limit": 100}
 CASES: dict[str, tuple[dict[str, Any], int]] = {
     # statement, or "statement: case" → binds, and how many pages it may touch
     "add_rules": ({"form": 1, "noise": ["meta.tag"]}, 200),
@@ -290,8 +294,11 @@ CASES: dict[str, tuple[dict[str, Any], int]] = {
     "coverage_patients": (PRACTICE, 3000),
     "coverage_targets": (PRACTICE, 200),
     "delete_snapshot": (ONE | {"version": 2, "read_began": NOW, "read_ended": NOW, "now": NOW}, 30),
-    "accept_configuration": ({"digest": b"d" * 32, "written": "x: 1", "actor": "a", "reason": ""}, 20),
+    "accept_configuration": ({"name": "n1", "digest": b"d" * 32, "written": "x: 1", "actor": "a", "reason": ""}, 20),
     "ask_engines": (ASKED, 80),
+    "configurations": ({"revision": None, "name": "n1", "limit": 1}, 40),
+    "configurations: one": ({"revision": 7, "name": None, "limit": 1}, 40),
+    "living_configurations": ({"name": "n1"}, 120),
     "control_answers": (PRACTICE | {"control": 4999}, 20),
     "operator_pauses": ({"practice": None}, 40),
     "operator_pauses: one practice": (PRACTICE, 10),
@@ -336,12 +343,8 @@ CASES: dict[str, tuple[dict[str, Any], int]] = {
     "as_of": (OF_TIME | {"partition_key": None, "after_type": "Observation", "after_id": "o15000"}, 4000),
     "as_of: a patient's": (OF_TIME | {"partition_key": "Patient/a7", "after_type": "", "after_id": ""}, 400),
     "events_of_versions": (versions(500) | PRACTICE, 5000),
-    "list_reads": (PRACTICE | {"token": None, "limit": 100}, 20),
     "list_tokens": ({"digest": b"x"}, 10),
     "make_token": ({"name": "t", "digest": b"x", "practices": ["p1"], "made_by": "me", "expires_at": None}, 20),
-    "note_read": (
-        PRACTICE | {"token": "t", "asked": "version", "resource_type": "Observation", "id": "o1001", "version": 1, "status": 200}, 20
-    ),
     "read_version": (ONE | {"version": 1, "at": None}, 40),
     "read_version: at a time": (ONE | {"version": None, "at": NOW}, 40),
     "read_events: a list's": (
@@ -357,6 +360,10 @@ CASES: dict[str, tuple[dict[str, Any], int]] = {
     "expire": ({"keep": dt.timedelta(days=31 * 240), "sinks": ["s1"], "practices": ["p1"]}, 900),
     "follow_sweep": (PRACTICE | {"window": "Observation/-/window/-", "window_from": NOW}, 60),
     "forget_absence": (ONE, 30),
+    "append_audit": (PRACTICE | {"actor": "me", "action": "why", "scope": "{}", "reason": ""}, 40),
+    "expire_audit": ({"keep": dt.timedelta(days=2192)}, 600),
+    "list_audit": (AUDITED | {"practice": None}, 120),
+    "list_audit: a practice's": (AUDITED | {"practice": "p9", "since": NOW - dt.timedelta(days=9)}, 120),
     "grant_permits": (GRANT | {"alone": True}, 20),
     "grant_permits: together": (GRANT | {"alone": False}, 20),
     "hand_over": (ONE, 40),
