@@ -38,6 +38,7 @@ from poller.source.sameness import Comparison, same_both_ways
 from poller.source.strategies import Source
 from poller.source.survey import survey
 from poller.store import engine as postgres
+from poller.store.audit import AuditRetention
 from poller.store.configurations import ConfigurationStore
 from poller.store.control import ALL, Ask, ControlStore, Post
 from poller.store.deletes import DeleteStore
@@ -272,6 +273,16 @@ class Engine:
             log.warning("partitions will be made later", action="partitions.fail", error=type(error).__name__)
         if self._config.store.retention is not None:
             await self._drop_old(self._config.store.retention)
+        await self._expire_audit(self._config.audit.retention)
+
+    async def _expire_audit(self, keep: dt.timedelta) -> None:
+        try:
+            removed = await asyncio.to_thread(AuditRetention(self._database).expire, keep)
+        except DBAPIError as error:
+            log.warning("old audit will be removed later", action="audit.fail", error=type(error).__name__)
+            return
+        if removed:
+            log.info("audit past its retention was removed", action="audit.expire", entries=removed)
 
     async def _drop_old(self, keep: dt.timedelta) -> None:
         """Drop what is older than is to be kept, as far as every sink has passed it."""

@@ -17,6 +17,7 @@ from poller import config as configuration
 from poller import display, display_coverage, display_probe, keys, logs
 from poller.app import Installation, sinks_of
 from poller.commands import (
+    audit,
     deletes,
     epoch,
     pauses,
@@ -35,7 +36,9 @@ from poller.commands import (
     why,
 )
 from poller.commands.as_of import as_of
-from poller.commands.options import DEFAULT_CONFIG, ConfigOption, Practice, load, make_simulator_key
+from poller.commands.audited import note
+from poller.commands.options import DEFAULT_CONFIG, ConfigOption, Practice, Reason, load, make_simulator_key
+from poller.core.audit import Action
 from poller.core.capability import to_json
 from poller.core.sink import Only
 from poller.errors import DEGRADED, Breach, ConfigError, NotFound, PollerError
@@ -59,6 +62,7 @@ app.add_typer(sinks.app, name="sinks")
 app.add_typer(replay.app, name="replay")
 app.add_typer(tokens.app, name="tokens")
 app.command("as-of")(as_of)
+app.command("audit")(audit.audit)
 app.command("run")(run.run)
 app.command("reload")(reload.reload)
 app.command("status")(status.status)
@@ -179,9 +183,13 @@ def tail(
     sink: Annotated[str | None, typer.Option(help="Whose exchange to listen at; without, the first sink.")] = None,
     practice: Annotated[str, typer.Option(help="Only this practice.")] = "*",
     resource_type: Annotated[str, typer.Option("--type", help="Only this resource type.")] = "*",
+    reason: Reason = "",
     as_json: Annotated[bool, typer.Option("--json", help="Whole events, one a line.")] = False,
 ) -> None:
-    """Show events as they come, from a temporary queue of its own; nothing is taken from anyone's queue."""
+    """Show events as they come, from a temporary queue of its own; nothing is taken from anyone's queue.
+
+    Example: poller tail --practice FAMLYM --type Observation
+    """
     loaded = load(config)
     known = {one.name: one for one in sinks_of(loaded)}
     chosen = known.get(sink) if sink is not None else next(iter(known.values()))
@@ -192,6 +200,8 @@ def tail(
         signal.signal(number, lambda *_: stopping.set())
     pattern = Only((practice,) if practice != "*" else (), (resource_type,) if resource_type != "*" else ()).patterns()
     with Installation(loaded) as installation:
+        kind = resource_type if resource_type != "*" else None
+        note(installation, Action.TAIL, practice, reason, sink=chosen.name, type=kind)
         for body in installation.broker().tail(chosen.exchange, pattern, stopping):
             typer.echo(body.decode() if as_json else display.event_line(body))
 
@@ -225,16 +235,21 @@ def queue_url(
 def history(
     practice: Practice,
     resource: Annotated[str, typer.Argument(help="Type/id, e.g. Observation/lab-1.")],
+    reason: Reason = "",
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: Annotated[bool, typer.Option("--json", help="One version a line, with the resource.")] = False,
 ) -> None:
-    """List the versions of a resource and what changed, from the store alone."""
+    """List the versions of a resource and what changed, from the store alone.
+
+    Example: poller history FAMLYM Observation/lab-1 --reason "asked by the practice"
+    """
     resource_type, _, id_ = resource.partition("/")
     if not resource_type or not id_:
         raise NotFound("name the resource as Type/id, e.g. Observation/lab-1")
     loaded = load(config)
     with Installation(loaded) as installation:
         code = installation.practice(practice).code
+        note(installation, Action.HISTORY, code, reason, resource=resource)
         rows = installation.reading_log.history(code, resource_type, id_)
     for line in display.history_lines(rows) if as_json else ():
         typer.echo(line)

@@ -19,6 +19,7 @@ from poller.config.sinks import start_of
 from poller.core.sink import Only, Sink
 from poller.errors import NotFound, StoreError
 from poller.store import engine as postgres
+from poller.store.audit import AuditStore
 from poller.store.configurations import ConfigurationStore
 from poller.store.control import ControlStore
 from poller.store.coverage import CoverageStore
@@ -31,7 +32,7 @@ from poller.store.replays import ReplayStore
 from poller.store.sinks import SinkLog
 from poller.store.state import StateStore
 from poller.store.status import StatusStore
-from poller.store.tokens import AuditLog, TokenStore
+from poller.store.tokens import TokenStore
 from poller.store.verify import VerifyStore
 from poller.store.why import WhyStore
 
@@ -213,10 +214,10 @@ class Installation:
         return TokenStore(self.engine(postgres.ENGINE, 1))
 
     @cached_property
-    def read_audit(self) -> AuditLog:
-        """What was read by the API. Raises StoreError as above."""
+    def audit(self) -> AuditStore:
+        """The audit, to append to and to read. Raises StoreError as above."""
         self._require_schema()
-        return AuditLog(self.engine(postgres.READER, 1))
+        return AuditStore(self.engine(postgres.READER, 1))
 
     @cached_property
     def deletes(self) -> DeleteStore:

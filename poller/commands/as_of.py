@@ -9,7 +9,9 @@ from typing import Annotated
 import typer
 
 from poller.app import Installation
-from poller.commands.options import DEFAULT_CONFIG, ConfigOption, Practice, load
+from poller.commands.audited import note
+from poller.commands.options import DEFAULT_CONFIG, ConfigOption, Practice, Reason, load
+from poller.core.audit import Action
 from poller.core.envelope import message
 from poller.errors import DEGRADED
 from poller.store.reading import ReadingStore, StoredVersion
@@ -25,6 +27,7 @@ def as_of(
     events: Annotated[
         bool, typer.Option("--events", help="Each resource's last event of then instead, without its patch.")
     ] = False,
+    reason: Reason = "",
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """Print all resources of a practice as they were at a time, from the store alone: NDJSON, one resource a line, by type and id.
@@ -37,6 +40,8 @@ def as_of(
     past = 0
     with Installation(load(config)) as installation:
         chosen = installation.practice(practice)
+        asked = {"at": moment.isoformat(), "type": resource_type, "patient": patient}
+        note(installation, Action.AS_OF, chosen.code, reason, **asked)
         installation.reading_log.require_history(chosen.code)
         store, out = installation.reading, sys.stdout.buffer
         for page in store.as_of(chosen.code, moment, resource_type=resource_type, patient=patient):

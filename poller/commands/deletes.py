@@ -10,7 +10,9 @@ from rich.table import Table
 
 from poller import display
 from poller.app import Installation
-from poller.commands.options import DEFAULT_CONFIG, ConfigOption, Practice, load
+from poller.commands.audited import note
+from poller.commands.options import DEFAULT_CONFIG, ConfigOption, Practice, Reason, load
+from poller.core.audit import Action
 
 app = typer.Typer(help="Deletes that wait for a person.", no_args_is_help=True)
 
@@ -25,11 +27,16 @@ def list_(
     everything: Annotated[
         bool, typer.Option("--all", help="Also what is merely missing, and what was discarded.")
     ] = False,
+    reason: Reason = "",
 ) -> None:
-    """Deletes held because they are too many at once, and why."""
+    """Deletes held because they are too many at once, and why.
+
+    Example: poller deletes list FAMLYM --all
+    """
     with Installation(load(config)) as installation:
         states = ["held", "released"] + (["missing", "discarded"] if everything else [])
         code = installation.practice(practice).code
+        note(installation, Action.DELETES_LIST, code, reason, states=states)
         found = installation.deletes.listed(code, states)
     table = Table("resource", "state", "missing since", "passes", "reason")
     for absence in found:
@@ -42,22 +49,39 @@ def list_(
 
 @app.command("release")
 def release(
-    practice: Practice, resource_type: Held = None, id_: HeldId = None, config: ConfigOption = DEFAULT_CONFIG
+    practice: Practice,
+    resource_type: Held = None,
+    id_: HeldId = None,
+    reason: Reason = "",
+    config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """Let held deletes go on: each is read once more and, if still gone, published."""
-    _rule(config, practice, "released", resource_type, id_)
+    """Let held deletes go on: each is read once more and, if still gone, published.
+
+    Example: poller deletes release FAMLYM --type Goal --reason "the practice has cleaned up"
+    """
+    _rule(config, practice, Action.DELETES_RELEASE, reason, (resource_type, id_))
 
 
 @app.command("discard")
 def discard(
-    practice: Practice, resource_type: Held = None, id_: HeldId = None, config: ConfigOption = DEFAULT_CONFIG
+    practice: Practice,
+    resource_type: Held = None,
+    id_: HeldId = None,
+    reason: Reason = "",
+    config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """Never publish these deletes, unless the resources are seen and go missing again."""
-    _rule(config, practice, "discarded", resource_type, id_)
+    """Never publish these deletes, unless the resources are seen and go missing again.
+
+    Example: poller deletes discard FAMLYM --type Goal --reason "their server hides them tonight"
+    """
+    _rule(config, practice, Action.DELETES_DISCARD, reason, (resource_type, id_))
 
 
-def _rule(config: Path, practice: str, verdict: str, resource_type: str | None, id_: str | None) -> None:
+def _rule(config: Path, practice: str, action: Action, reason: str, which: tuple[str | None, str | None]) -> None:
+    verdict = "released" if action is Action.DELETES_RELEASE else "discarded"
+    resource_type, id_ = which
     with Installation(load(config)) as installation:
         code = installation.practice(practice).code
+        note(installation, action, code, reason, type=resource_type, id=id_)
         count = installation.deletes.rule(code, verdict, resource_type, id_)
     typer.echo(f"{count} {verdict}")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import typer
 
 from poller.app import Installation
-from poller.commands.options import DEFAULT_CONFIG, ConfigOption, Practice, load
+from poller.commands.audited import note
+from poller.commands.options import DEFAULT_CONFIG, ConfigOption, Practice, Reason, load
+from poller.core.audit import Action
 
 app = typer.Typer(help="Epochs of the event log.", no_args_is_help=True)
 
@@ -16,8 +18,10 @@ def epochs() -> None:
 
 
 @app.command("start")
-def start(practice: Practice, config: ConfigOption = DEFAULT_CONFIG) -> None:
+def start(practice: Practice, reason: Reason = "", config: ConfigOption = DEFAULT_CONFIG) -> None:
     """After a restore of the database: begin a new epoch of the practice's log, before anything is published."""
     with Installation(load(config)) as installation:
-        epoch = installation.start_epoch(installation.practice(practice).code)
+        code = installation.practice(practice).code
+        note(installation, Action.EPOCH_START, code, reason)
+        epoch = installation.start_epoch(code)
     typer.echo(f"practice {practice}: epoch {epoch}")

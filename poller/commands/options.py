@@ -125,6 +125,11 @@ def duration(written: str) -> dt.timedelta:
         raise typer.BadParameter(str(error)) from None
 
 
+def utc(moment: dt.datetime | None) -> dt.datetime | None:
+    """A time as it was written; UTC unless it says otherwise."""
+    return moment.replace(tzinfo=dt.UTC) if moment is not None and moment.tzinfo is None else moment
+
+
 def place(option: str, written: str | None, epoch: int) -> Place | None:
     """A sequence as it was written for ``option``; a number alone is of ``epoch``. Raises ConfigError."""
     if written is None:

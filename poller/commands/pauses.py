@@ -12,7 +12,9 @@ from rich.table import Table
 from poller import display
 from poller.app import Installation
 from poller.commands.answers import await_answers
+from poller.commands.audited import note
 from poller.commands.options import DEFAULT_CONFIG, Actor, AsJson, ConfigOption, Practice, Reason, duration, installed
+from poller.core.audit import Action
 from poller.errors import NotFound, Unanswered
 from poller.store.control import ALL, Answer, Asked, State
 
@@ -42,6 +44,7 @@ def pause(
     with installed(config) as installation:
         code, chosen = _known(installation, practice, feed)
         store = installation.control
+        note(installation, Action.PAUSE, code, reason, actor, feed=feed, length=length)
         asked = store.pause(code, chosen, given, actor=actor, reason=reason)
         answers = await_answers(store, asked, _WAIT)
     _say(_named(code, chosen), "paused" + _until(asked.until), asked, answers, as_json=as_json)
@@ -63,6 +66,7 @@ def resume(
     """
     with installed(config) as installation:
         store = installation.control
+        note(installation, Action.RESUME, practice, reason, actor, feed=feed)
         # One that was taken out of the configuration while it was paused can be resumed as well.
         asked, held = store.resume(practice, feed or ALL, actor=actor, reason=reason)
         answers = await_answers(store, asked, _WAIT)

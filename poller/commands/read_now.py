@@ -9,7 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from poller.commands.answers import await_answers, ignore, silence
+from poller.commands.audited import note
 from poller.commands.options import DEFAULT_CONFIG, Actor, AsJson, ConfigOption, Practice, Reason, installed
+from poller.core.audit import Action
 from poller.errors import DEGRADED, NotFound, Unanswered
 from poller.store.control import Answer, Ask, State
 
@@ -39,7 +41,9 @@ def read_now(
     with installed(config) as installation:
         code = installation.practice(practice).code
         store = installation.control
-        asked = store.ask(Ask.READ_NOW, code, patient=patient.removeprefix("Patient/"), actor=actor, reason=reason)
+        id_ = patient.removeprefix("Patient/")
+        note(installation, Action.READ_NOW, code, reason, actor, patient=id_)
+        asked = store.ask(Ask.READ_NOW, code, patient=id_, actor=actor, reason=reason)
         answers = await_answers(store, asked, wait, ignore if as_json else seen.show)
     doing = [one for one in answers if one.state is not State.DECLINED]
     if as_json:
@@ -59,8 +63,8 @@ class _Seen:
             said = answer.said
             if said.get("new") and not self._noted and not self._shown:
                 typer.echo("this patient was not known; the source shows them, and they are read from now on")
-            for note in said.get("notes", ())[self._noted :]:
-                typer.echo(note)
+            for one in said.get("notes", ())[self._noted :]:
+                typer.echo(one)
                 self._noted += 1
             for one in said.get("passes", ())[self._shown :]:
                 self._shown += 1

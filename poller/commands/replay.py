@@ -8,8 +8,7 @@ import json
 import signal
 import sys
 import threading
-import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +22,10 @@ from typer.core import TyperGroup
 
 from poller import display
 from poller.app import Installation, sinks_of
-from poller.commands.options import DEFAULT_CONFIG, ConfigOption, Practice, load, place
+from poller.commands.audited import note
+from poller.commands.ids import listed_ids
+from poller.commands.options import DEFAULT_CONFIG, ConfigOption, Practice, Reason, load, place, utc
+from poller.core.audit import Action
 from poller.core.sink import Payload, Sink
 from poller.errors import DEGRADED, ConfigError, NotFound, StoreError
 from poller.replay import (
@@ -87,6 +89,7 @@ def start(
     ] = None,
     rate: Rate = None,
     dry_run: Annotated[bool, typer.Option(help="Only count, by type and action.")] = False,
+    reason: Reason = "",
     as_json: Json = False,
 ) -> None:
     """Publish events of the past again, with their ids; the source is not asked.
@@ -113,18 +116,20 @@ def start(
         code = installation.practice(practice).code
         log = installation.reading_log
         epoch, _ = log.require_history(code)
-        resources, events = _listed_ids(id_ or (), ids)
+        resources, events = listed_ids(id_ or (), ids)
         selection = Selection(
             code,
             resource_type,
             patient,
-            _utc(since),
-            _utc(until),
+            utc(since),
+            utc(until),
             place("--from", first, epoch),
             place("--to", last, epoch),
             resources,
             events,
         )
+        where = {"queue": name, "file": str(file) if file is not None else None, "dryRun": dry_run or None}
+        note(installation, Action.REPLAY_START, code, reason, replay=replay_id, **where, selection=selection.to_json())
         begin, end = log.span(selection)
         if dry_run:
             _say_counts(log.count(selection, begin, end), str(file or name), as_json=as_json)
@@ -166,7 +171,13 @@ def list_(config: ConfigOption = DEFAULT_CONFIG, as_json: Json = False) -> None:
 
 
 @app.command()
-def resume(replay: ReplayId, config: ConfigOption = DEFAULT_CONFIG, rate: Rate = None, as_json: Json = False) -> None:
+def resume(
+    replay: ReplayId,
+    config: ConfigOption = DEFAULT_CONFIG,
+    rate: Rate = None,
+    reason: Reason = "",
+    as_json: Json = False,
+) -> None:
     """Carry on a replay that was stopped, from where it stood. What was last sent may come again, under the same ids.
 
     Exits as `poller replay start`. Example: poller replay resume 20261126T120000000
@@ -176,6 +187,7 @@ def resume(replay: ReplayId, config: ConfigOption = DEFAULT_CONFIG, rate: Rate =
         record = installation.replays.find(replay)
         if record.state != "running":
             raise NotFound(f"replay {replay} is {record.state}; there is nothing to resume")
+        note(installation, Action.REPLAY_RESUME, record.practice, reason, replay=replay)
         sink = next((one for one in sinks_of(loaded) if one.name == record.sink), None)
         if record.sink is not None and sink is None:
             raise NotFound(f"sink {record.sink}, into whose queue the replay goes, is not configured any more")
@@ -186,13 +198,14 @@ def resume(replay: ReplayId, config: ConfigOption = DEFAULT_CONFIG, rate: Rate =
 
 
 @app.command()
-def cancel(replay: ReplayId, config: ConfigOption = DEFAULT_CONFIG) -> None:
+def cancel(replay: ReplayId, reason: Reason = "", config: ConfigOption = DEFAULT_CONFIG) -> None:
     """Give a replay up; delivery to a live queue that waited for it goes on. What has gone out stays.
 
     Exits 6 if it is not there or has ended. Example: poller replay cancel 20261126T120000000
     """
     with Installation(load(config)) as installation:
         record = installation.replays.find(replay)
+        note(installation, Action.REPLAY_CANCEL, record.practice, reason, replay=replay)
         if not installation.replays.cancel(record):
             raise NotFound(f"replay {replay} is {record.state} already")
     typer.echo(f"{replay} cancelled after {record.sent} events")
@@ -354,34 +367,6 @@ def _say_counts(counts: dict[tuple[str, str], int], where: str, *, as_json: bool
             table.add_row(kind, action, str(events))
         display.console().print(table)
     typer.echo(f"{total} events would go to {where}")
-
-
-def _listed_ids(said: Sequence[str], file: Path | None) -> tuple[tuple[tuple[str, str], ...], tuple[uuid.UUID, ...]]:
-    """Resources and events that options and a file name; never shown, for ids are patients' data."""
-    try:
-        lines = [line.strip() for line in file.read_text("utf-8").splitlines()] if file is not None else []
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            [f"--ids {file}: cannot be read ({type(error).__name__}); name a file of ids, one a line"]
-        ) from None
-    resources, events = [], []
-    for number, one in [(None, one) for one in said] + [(n, one) for n, one in enumerate(lines, start=1) if one]:
-        kind, slash, id_ = one.partition("/")
-        try:
-            if slash:
-                resources.append((kind, id_))
-            else:
-                events.append(uuid.UUID(one))
-        except ValueError:
-            where = "--id" if number is None else f"--ids {file}: line {number}"
-            raise ConfigError([f"{where}: neither Type/id nor the id of an event"]) from None
-    if file is not None and not resources and not events:
-        raise ConfigError([f"--ids {file}: no id in it"])
-    return tuple(resources), tuple(events)
-
-
-def _utc(moment: dt.datetime | None) -> dt.datetime | None:
-    return moment.replace(tzinfo=dt.UTC) if moment is not None and moment.tzinfo is None else moment
 
 
 def _to_json(record: ReplayRecord) -> dict[str, object]:

@@ -11,8 +11,10 @@ from rich.table import Table
 
 from poller import display
 from poller.app import Installation
+from poller.commands.audited import note
 from poller.commands.options import DEFAULT_CONFIG, Actor, ConfigOption, Reason, load, place
 from poller.config import Config
+from poller.core.audit import WHOLE, Action
 from poller.core.envelope import wire_sequence
 from poller.errors import DEGRADED, ConfigError, NotFound
 from poller.installation import sinks_of
@@ -55,6 +57,7 @@ def list_(config: ConfigOption = DEFAULT_CONFIG, as_json: AsJson = False) -> Non
 def show(
     sink: SinkName,
     practice: Annotated[str | None, typer.Option(help="Only this practice.")] = None,
+    reason: Reason = "",
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: AsJson = False,
 ) -> None:
@@ -64,6 +67,7 @@ def show(
     """
     loaded = load(config)
     with Installation(loaded) as installation:
+        note(installation, Action.SINKS_SHOW, practice or WHOLE, reason, sink=sink)
         parked = installation.sinks.parked(sink, practice)
         wishes = installation.sinks.to_park(sink, practice)
         if (
@@ -124,6 +128,8 @@ def park(
         at = place("--sequence", sequence, epoch)
         resources = ((resource_type, id_),) if resource_type is not None and id_ is not None else ()
         selection = Selection(practice, resource_type, first=at, last=at, resources=resources)
+        which = {"sequence": sequence, "type": resource_type, "id": id_}
+        note(installation, Action.SINKS_PARK, practice, reason, actor, sink=sink, **which)
         found = installation.sinks.ask_parking(chosen, selection, actor=actor, reason=reason)
     typer.echo(f"{wire_sequence(*found)} will be parked when the sink comes to it; see `poller sinks show {sink}`")
 
@@ -134,6 +140,7 @@ def release(
     practice: InPractice,
     resource_type: OfType = None,
     id_: OfId = None,
+    reason: Reason = "",
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """Let parked events go on: a running poller sends them, each resource's in order. One that is refused again is parked again.
@@ -141,6 +148,7 @@ def release(
     Example: poller sinks release changes FAMLYMED --type DocumentReference
     """
     with Installation(load(config)) as installation:
+        note(installation, Action.SINKS_RELEASE, practice, reason, sink=sink, type=resource_type, id=id_)
         count = installation.sinks.release(sink, practice, resource_type, id_)
     typer.echo(f"{count} released")
 
@@ -151,6 +159,7 @@ def discard(
     practice: InPractice,
     resource_type: OfType = None,
     id_: OfId = None,
+    reason: Reason = "",
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """Give parked events up: this sink never gets them. The books keep their number; other sinks and the history keep the events.
@@ -158,6 +167,7 @@ def discard(
     Example: poller sinks discard changes FAMLYMED --type DocumentReference --id the-id
     """
     with Installation(load(config)) as installation:
+        note(installation, Action.SINKS_DISCARD, practice, reason, sink=sink, type=resource_type, id=id_)
         if not installation.sinks.parked(sink, practice, (resource_type, id_), limit=1):
             raise NotFound("nothing of that is parked; see `poller sinks show`")
         count = installation.sinks.discard(sink, practice, resource_type, id_)

@@ -13,12 +13,14 @@ from rich.table import Table
 
 from poller import display
 from poller.app import Installation
-from poller.commands.options import DEFAULT_CONFIG, ConfigOption, Practice, load
+from poller.commands.audited import note
+from poller.commands.options import DEFAULT_CONFIG, ConfigOption, Reason, load
 from poller.config.values import parse_duration
+from poller.core.audit import WHOLE, Action
 from poller.errors import ConfigError
 from poller.store.tokens import EVERY_PRACTICE, Token
 
-app = typer.Typer(help="Tokens of the reading API, and what was read with them.", no_args_is_help=True)
+app = typer.Typer(help="Tokens of the reading API.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="Whom it is for, as the audit will name them: letters, digits, . _ -")]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -32,6 +34,7 @@ def new(
     ] = None,
     every_practice: Annotated[bool, typer.Option(help="It may read all practices, also those to come.")] = False,
     expires: Annotated[str | None, typer.Option(help="When it ends by itself, e.g. 90d; without, never.")] = None,
+    reason: Reason = "",
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
@@ -49,6 +52,7 @@ def new(
         raise ConfigError([f"--expires: {error}"]) from None
     with Installation(load(config)) as installation:
         codes = [installation.practice(code).code for code in practice or ()] or [EVERY_PRACTICE]
+        note(installation, Action.TOKENS_NEW, WHOLE, reason, token=name, practices=codes, expires=_shown(ends))
         token = installation.tokens.new(name, codes, getpass.getuser(), ends)
     if as_json:
         typer.echo(json.dumps({"name": name, "practices": codes, "expires_at": _shown(ends), "token": token}))
@@ -79,33 +83,15 @@ def list_(
 
 
 @app.command()
-def revoke(name: Name, config: ConfigOption = DEFAULT_CONFIG) -> None:
+def revoke(name: Name, reason: Reason = "", config: ConfigOption = DEFAULT_CONFIG) -> None:
     """Let nobody read with a token any more, from the next request on.
 
     Exits 6 if none of this name is valid. Example: poller tokens revoke billing
     """
     with Installation(load(config)) as installation:
+        note(installation, Action.TOKENS_REVOKE, WHOLE, reason, token=name)
         installation.tokens.revoke(name)
     typer.echo(f"{name} revoked")
-
-
-@app.command()
-def reads(
-    practice: Practice,
-    token: Annotated[str | None, typer.Option(help="Only with this token, by name.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=100_000, help="So many at most.")] = 100,
-    config: ConfigOption = DEFAULT_CONFIG,
-) -> None:
-    """Show the latest reads of a practice, one JSON object a line, the last first. It names what was read: ids of patients' resources.
-
-    Example: poller tokens reads FAMLYM --token billing
-    """
-    with Installation(load(config)) as installation:
-        code = installation.practice(practice).code
-        for read in installation.read_audit.reads(code, token, limit):
-            shown = {"at": _shown(read.read_at), "token": read.token, "asked": read.asked, "status": read.status}
-            what = {"practice": read.practice, "resource": f"{read.resource_type}/{read.id}", "version": read.version}
-            typer.echo(json.dumps(shown | what))
 
 
 def _to_json(token: Token) -> dict[str, object]:

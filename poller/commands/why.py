@@ -10,8 +10,10 @@ import typer
 
 from poller import display, display_why
 from poller.app import Installation, sinks_of
-from poller.commands.options import DEFAULT_CONFIG, AsJson, ConfigOption, Practice, installed
+from poller.commands.audited import note
+from poller.commands.options import DEFAULT_CONFIG, AsJson, ConfigOption, Practice, Reason, installed
 from poller.commands.status import in_force_by
+from poller.core.audit import Action
 from poller.core.health import judge
 from poller.core.trace import PatientTrace, ResourceTrace
 from poller.core.verdict import judge_patient, judge_resource
@@ -29,6 +31,7 @@ def why(
     patient: Annotated[
         str | None, typer.Option("--patient", help="Instead: all that the patient with this logical id has.")
     ] = None,
+    reason: Reason = "",
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: AsJson = False,
 ) -> None:
@@ -45,7 +48,7 @@ def why(
     with installed(config) as installation:
         if not installation.has_store:
             raise StoreError(f"there is no store in {installation.config.data_dir} yet; `poller run` makes it")
-        trace = _trace(installation, config, practice, asked)
+        trace = _trace(installation, config, practice, asked, reason)
         now = installation.why.now()
     verdict = judge_resource(trace) if isinstance(trace, ResourceTrace) else judge_patient(trace)
     display_why.show(trace, verdict, now, display.console(), in_json=as_json)
@@ -69,12 +72,14 @@ def _asked(resource: str | None, patient: str | None) -> tuple[str, str] | str:
 
 
 def _trace(
-    installation: Installation, path: Path, practice: str, asked: tuple[str, str] | str
+    installation: Installation, path: Path, practice: str, asked: tuple[str, str] | str, reason: str
 ) -> ResourceTrace | PatientTrace:
     in_force = in_force_by(installation, path)[1]
     scope = Scope.of(installation.config, in_force)
     if practice not in scope.practices:
         raise NotFound(f"no practice {practice} in the configuration; there are: {', '.join(sorted(scope.practices))}")
+    which = {"patient": asked} if isinstance(asked, str) else {"resource": "/".join(asked)}
+    note(installation, Action.WHY, practice, reason, **which)
     config = scope.practices[practice]
     seen = installation.status.look([practice])
     health = judge(facts_of(scope, practice, seen, ()), seen.now)

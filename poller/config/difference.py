@@ -16,7 +16,7 @@ from poller.config.model import Config, PracticeConfig
 from poller.config.secret import Secret
 from poller.config.values import show_duration
 
-HOT = ("logging.", "reload.")
+HOT = ("audit.", "logging.", "reload.")
 """Beginnings of keys, beside practices and sinks, that a running engine takes up."""
 
 

@@ -26,6 +26,7 @@ from poller.config.values import (
     EMBEDDED,
     OTHER_TRANSPORTS,
     READ_ONLY_SCOPES,
+    AuditRetention,
     BrokerUrl,
     Code,
     Duration,
@@ -61,6 +62,13 @@ class StoreConfig(Section):
     """Key of the digests; without it the installation makes its own."""
     retention: Retention | None = Field(default=None, examples=["400d"])
     """How long history and events are kept; without it, for ever."""
+
+
+class AuditConfig(Section):
+    """Who read patients' data, and who had the poller do what."""
+
+    retention: AuditRetention = Field(default=dt.timedelta(days=2192), examples=["2192d"])
+    """How long it is kept, whatever becomes of history: six years, two leap days among them."""
 
 
 class BrokerConfig(Section):
@@ -280,6 +288,7 @@ class Config(Section):
     )
     http: HttpConfig = Field(default=HttpConfig(), examples=["{listen: 127.0.0.1:9464}"])
     api: ApiConfig = Field(default=ApiConfig(), examples=["{listen: 127.0.0.1:9465}"])
+    audit: AuditConfig = Field(default=AuditConfig(), examples=["{retention: 2192d}"])
     logging: LoggingConfig = Field(default=LoggingConfig(), examples=["{format: json}"])
     reload: ReloadConfig = Field(default=ReloadConfig(), examples=["{watch: true}"])
     practices: dict[str, PracticeConfig] = Field(min_length=1, examples=["{FAMLYMED: {…}}"])

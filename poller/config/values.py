@@ -158,6 +158,21 @@ def parse_retention(written: object) -> object:
     return dt.timedelta(days=days)
 
 
+def parse_audit_retention(written: object) -> object:
+    """A number of days, from a year, below which the store removes nothing, to a century."""
+    hint = "write a number of days, 365d or more, e.g. 2192d"
+    if isinstance(written, dt.timedelta):
+        days = written.days
+    else:
+        match = re.fullmatch(r"([0-9]{1,5})d", written) if isinstance(written, str) else None
+        if match is None:
+            raise ValueError(f"not a time to keep the audit for; {hint}")
+        days = int(match[1])
+    if not 365 <= days <= 36_525:  # noqa: PLR2004 - a year, and a century
+        raise ValueError(f"the audit is kept for 365d to 36525d; {hint}")
+    return dt.timedelta(days=days)
+
+
 def show_duration(value: dt.timedelta) -> str:
     """The shortest spelling that :func:`parse_duration` reads back, to the millisecond."""
     for unit in ("d", "h", "m", "s"):
@@ -408,6 +423,7 @@ def check_listen(written: str) -> str:
 
 Duration = Annotated[dt.timedelta, BeforeValidator(parse_duration)]
 Retention = Annotated[dt.timedelta, BeforeValidator(parse_retention)]
+AuditRetention = Annotated[dt.timedelta, BeforeValidator(parse_audit_retention)]
 ResourceType = Annotated[str, AfterValidator(check_resource_type)]
 Code = Annotated[str, AfterValidator(check_code)]
 Category = Annotated[str, AfterValidator(check_category)]

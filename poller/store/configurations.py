@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine, text
 
+from poller.core.audit import WHOLE, Action, Entry
 from poller.errors import NotFound
+from poller.store.audit import append
 from poller.store.engine import sql
 
 
@@ -45,7 +47,7 @@ class ConfigurationStore:
     def accept(self, name: str, written: str, *, actor: str, reason: str) -> int:
         """Keep a configuration as the one in force for pollers of this name.
 
-        Returns its revision, the former one if nothing but comments differs.
+        Returns its revision, the former one if nothing but comments differs. What is new goes into the audit, by the same transaction.
         """
         binds = {
             "name": name,
@@ -60,6 +62,9 @@ class ConfigurationStore:
             if revision is None:
                 of_name = text("SELECT max(revision) FROM poller.configuration WHERE name = :name")
                 revision = connection.execute(of_name, {"name": name}).scalar_one()
+            else:
+                scope = {"name": name, "revision": int(revision)}
+                append(connection, Entry(WHOLE, actor, Action.CONFIG_ACCEPT, scope, reason))
         return int(revision)
 
     def revision(self, number: int) -> Revision:

@@ -129,7 +129,7 @@ def migrate(conninfo: str) -> None:
         raise _unreachable(error) from None
     except (DBAPIError, psycopg.Error) as error:
         raise StoreError(
-            f"the schema could not be brought up to date ({_sqlstate(error)}); the login needs CREATEROLE and CREATE on the database"
+            f"the schema could not be brought up to date ({sqlstate(error)}); the login needs CREATEROLE and CREATE on the database"
         ) from None
     finally:
         engine.dispose()
@@ -175,7 +175,7 @@ def _upgrade(connection: Connection) -> None:
 
 
 def _unreachable(error: DBAPIError) -> StoreError:
-    return StoreError(f"Postgres cannot be reached or refuses the login ({_sqlstate(error)}); see store.url")
+    return StoreError(f"Postgres cannot be reached or refuses the login ({sqlstate(error)}); see store.url")
 
 
 def _is_current(connection: Connection) -> bool:
@@ -186,7 +186,8 @@ def _is_current(connection: Connection) -> bool:
     return list(revisions) == [newest_revision()]
 
 
-def _sqlstate(error: DBAPIError | psycopg.Error) -> str:
+def sqlstate(error: DBAPIError | psycopg.Error) -> str:
+    """What of an error of Postgres may be told: its code, never its words."""
     cause = error.orig if isinstance(error, DBAPIError) else error
     state = getattr(cause, "sqlstate", None)
     return f"SQLSTATE {state}" if state else type(cause).__name__

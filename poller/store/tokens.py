@@ -1,4 +1,4 @@
-"""Tokens of the reading API, and the audit of what was read with them."""
+"""Tokens of the reading API."""
 
 from __future__ import annotations
 
@@ -34,23 +34,6 @@ class Token:
     def may_read(self, practice: str) -> bool:
         """Whether it has rights in the practice."""
         return practice in self.practices or EVERY_PRACTICE in self.practices
-
-
-@dataclass(frozen=True, slots=True)
-class Read:
-    """One read by the API."""
-
-    practice: str
-    token: str | None
-    """None: no token that is known."""
-    asked: str
-    """``current``, ``version``, ``at`` or ``history``."""
-    resource_type: str
-    id: str
-    version: int | None
-    status: int
-    """Of the answer."""
-    read_at: dt.datetime | None = None
 
 
 def digest_of(token: str) -> bytes:
@@ -89,32 +72,10 @@ class TokenStore:
                 raise NotFound(f"no token {name} is valid; `poller tokens list` shows them")
 
 
-class Audit:
-    """What the API asks of the store about who reads, in its own transaction."""
-
-    def token_of(self, connection: Connection, digest: bytes) -> Token | None:
-        """The token with this digest if it is valid now."""
-        row = connection.execute(sql("list_tokens"), {"digest": digest}).first()
-        return _token(row) if row is not None and row.is_valid else None
-
-    def note(self, connection: Connection, read: Read) -> None:
-        """Append to the audit."""
-        binds = {"practice": read.practice, "token": read.token, "asked": read.asked, "status": read.status}
-        binds |= {"resource_type": read.resource_type, "id": read.id, "version": read.version}
-        connection.execute(sql("note_read"), binds)
-
-
-class AuditLog:
-    """The audit as a person reads it."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-
-    def reads(self, practice: str, token: str | None, limit: int) -> list[Read]:
-        """The latest reads of a practice, the last first; of one token if named."""
-        binds = {"practice": practice, "token": token, "limit": limit}
-        with self._engine.connect() as connection:
-            return [Read(*row) for row in connection.execute(sql("list_reads"), binds)]
+def token_of(connection: Connection, digest: bytes) -> Token | None:
+    """The token with this digest if it is valid now, as the API asks in its own transaction."""
+    row = connection.execute(sql("list_tokens"), {"digest": digest}).first()
+    return _token(row) if row is not None and row.is_valid else None
 
 
 def _token(row: Any) -> Token:

@@ -25,10 +25,12 @@ from starlette.routing import Route
 
 from poller import metrics
 from poller.core import jsontext
+from poller.core.audit import Action, Entry, scope_of
 from poller.core.envelope import history_entry
 from poller.core.failures import Failures
+from poller.store.audit import append
 from poller.store.reading import Missing, ReadingStore, StoredVersion
-from poller.store.tokens import Audit, Read, Token, digest_of
+from poller.store.tokens import Token, digest_of, token_of
 
 log = structlog.get_logger(__name__)
 
@@ -68,7 +70,6 @@ class ReadingApi:
     def __init__(self, engine: Engine, sources: Mapping[str, str], failures: Failures | None = None) -> None:
         self._engine = engine
         self._store = ReadingStore(engine)
-        self._audit = Audit()
         self._sources = sources
         self._failures = failures or Failures()
         self._lock = threading.Lock()
@@ -92,7 +93,7 @@ class ReadingApi:
         is_sound = _PRACTICE.fullmatch(practice) and _TYPE.fullmatch(resource_type) and _ID.fullmatch(id_)
         digest = self._hear(request)
         with self._engine.begin() as connection:
-            token = self._audit.token_of(connection, digest) if digest is not None else None
+            token = token_of(connection, digest) if digest is not None else None
             self._judge(request, digest, is_known=token is not None)
             known = practice if practice in self._sources else ""  # of what others may make up, no metric gets a label
             asked = _asked(request)
@@ -105,8 +106,9 @@ class ReadingApi:
             if status in {404, 410} and asked == "version":
                 version = _number(request, "version")
             if is_sound:
-                name, whose = (token.name, practice) if token is not None else (None, known)
-                self._audit.note(connection, Read(whose, name, asked, resource_type, id_, version, status))
+                actor, whose = (f"token:{token.name}", practice) if token is not None else ("token:?", known)
+                scope = scope_of(resource=f"{resource_type}/{id_}", asked=asked, version=version, status=status)
+                append(connection, Entry(whose, actor, Action.API_READ, scope))
         metrics.API_READS.labels(known, str(status)).inc()
         return response
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 
+import alembic.command
 import psycopg
 import pytest
 from alembic.config import Config
@@ -76,6 +77,38 @@ def test_the_schema_of_a_newer_release_is_left_alone(database_url: str) -> None:
         connection.execute("UPDATE poller_revision SET version_num = '9999'")
     with pytest.raises(StoreError, match="newer release"):
         migrate(database_url)
+
+
+def upgrade(conninfo: str, revision: str) -> None:
+    """Bring an empty database to the schema of a former release."""
+    engine = open_engine(conninfo, None, pool_size=1)
+    config = Config()
+    config.set_main_option("script_location", "poller.store:migrations")
+    with engine.connect() as connection, connection.begin():
+        config.attributes["connection"] = connection
+        alembic.command.upgrade(config, revision)
+    engine.dispose()
+
+
+def test_what_the_api_had_noted_is_taken_into_the_audit(empty_database: str) -> None:
+    with psycopg.connect(empty_database, autocommit=True) as admin:
+        upgrade(empty_database, "0015")
+        admin.execute(
+            "INSERT INTO poller.read_audit (practice, read_at, token, asked, resource_type, id, version, status)"
+            " VALUES ('p1', '2026-01-02', 'billing', 'version', 'Observation', 'o1', 2, 200),"
+            " ('', '2026-01-03', NULL, 'current', 'Observation', 'o2', NULL, 401)"
+        )
+    migrate(empty_database)
+    answered = {"resource": "Observation/o1", "asked": "version", "version": 2, "status": 200}
+    refused = {"resource": "Observation/o2", "asked": "current", "status": 401}
+    with psycopg.connect(empty_database) as admin:
+        assert admin.execute(
+            "SELECT practice, at::date::text, login, actor, action, scope, reason FROM poller.audit ORDER BY number"
+        ).fetchall() == [
+            ("p1", "2026-01-02", "", "token:billing", "api read", answered, ""),
+            ("", "2026-01-03", "", "token:?", "api read", refused, ""),
+        ]
+        assert admin.execute("SELECT to_regclass('poller.read_audit')").fetchone() == (None,)
 
 
 def test_the_newest_revision_is_where_the_chain_ends() -> None:

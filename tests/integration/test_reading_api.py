@@ -191,17 +191,18 @@ def test_every_read_is_in_the_audit_and_none_in_a_log_or_a_metric(
         get("/v1/nowhere/Observation/o1", "nonsense")
     rows = owner(
         database_url,
-        "SELECT practice, token, asked, resource_type || '/' || id, version, status FROM poller.read_audit ORDER BY number",
+        "SELECT practice, actor, scope->>'asked', scope->>'resource', (scope->'version')::int, (scope->'status')::int"
+        " FROM poller.audit WHERE action = 'api read' ORDER BY number",
     )
     assert rows == [
-        ("p1", "billing", "current", "Observation/o1", 4, 200),
-        ("p1", "billing", "version", "Observation/o1", 3, 410),
-        ("p1", "billing", "version", "Observation/o1", 7, 404),
-        ("p1", "billing", "at", "Observation/o1", None, 404),
-        ("p1", "billing", "history", "Observation/o1", None, 200),
-        ("p1", "other", "current", "Observation/o1", None, 403),
-        ("p1", None, "current", "Observation/o1", None, 401),
-        ("", None, "current", "Observation/o1", None, 401),
+        ("p1", "token:billing", "current", "Observation/o1", 4, 200),
+        ("p1", "token:billing", "version", "Observation/o1", 3, 410),
+        ("p1", "token:billing", "version", "Observation/o1", 7, 404),
+        ("p1", "token:billing", "at", "Observation/o1", None, 404),
+        ("p1", "token:billing", "history", "Observation/o1", None, 200),
+        ("p1", "token:other", "current", "Observation/o1", None, 403),
+        ("p1", "token:?", "current", "Observation/o1", None, 401),
+        ("", "token:?", "current", "Observation/o1", None, 401),
     ]
     assert lines == []
 
@@ -226,17 +227,17 @@ def test_a_read_in_a_practice_that_is_not_configured_any_more_is_noted_with_its_
             assert client.get("/v1/p1/Observation/o1", headers={"Authorization": "Bearer x"}).status_code == 401
     finally:
         server.close()
-    assert owner(database_url, "SELECT practice, token, status FROM poller.read_audit ORDER BY number") == [
-        ("p1", "auditor", 200),
-        ("p1", "other", 403),
-        ("", None, 401),
+    assert owner(database_url, "SELECT practice, actor, (scope->'status')::int FROM poller.audit ORDER BY number") == [
+        ("p1", "token:auditor", 200),
+        ("p1", "token:other", 403),
+        ("", "token:?", 401),
     ]
 
 
 def test_what_cannot_be_noted_is_not_given_out(get: GET, told: list[dt.datetime], database_url: str) -> None:
     assert told
     with psycopg.connect(database_url) as connection:
-        connection.execute("REVOKE INSERT ON poller.read_audit FROM poller_api")
+        connection.execute("REVOKE INSERT (practice) ON poller.audit FROM poller_api")
     with structlog.testing.capture_logs() as lines:
         answer = get("/v1/p1/Observation/o1")
     assert (answer.status_code, "valueString" in answer.text) == (503, False)
@@ -253,7 +254,7 @@ def test_guessing_is_bounded_and_locks_out_nobody_who_is_known(
     assert [get(path, f"guess-{n}").status_code for n in range(5)] == [401, 401, 401, 429, 429]
     assert int(get(path, "guess").headers["retry-after"]) > 1
     assert get(path).status_code == 200
-    assert owner(database_url, "SELECT count(*) FROM poller.read_audit WHERE status = 401") == [(3,)]
+    assert owner(database_url, "SELECT count(*) FROM poller.audit WHERE scope->'status' = '401'") == [(3,)]
 
 
 @pytest.mark.parametrize(
@@ -266,9 +267,9 @@ def test_what_is_no_path_of_a_resource_is_not_there(get: GET, path: str) -> None
 
 def test_the_api_s_role_cannot_make_tokens_nor_touch_the_audit(api_engine: Engine) -> None:
     for statement in (
-        "UPDATE poller.read_audit SET status = 200",
-        "DELETE FROM poller.read_audit",
-        "SELECT * FROM poller.read_audit",
+        "UPDATE poller.audit SET reason = ''",
+        "DELETE FROM poller.audit",
+        "SELECT * FROM poller.audit",
         "INSERT INTO poller.token (name, digest, practices, made_by) VALUES ('x', 'x', '{*}', 'x')",
     ):
         with pytest.raises(Exception, match="permission denied"), api_engine.begin() as connection:

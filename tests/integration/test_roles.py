@@ -17,7 +17,7 @@ CONTENT = ("snapshot", "history", "hidden", "event", "member", "patient", "patie
 EVIDENCE = ("probe", "pause", "enumeration")
 JOBS = ("export", "attachment")
 STEERING = ("configuration", "control", "control_answer", "engine", "operator_pause", "heartbeat")
-READING = ("token", "read_audit", "replay", "hold")
+READING = ("token", "audit", "replay", "hold")
 TABLES = (
     *CONTENT, *EVIDENCE, *JOBS, *READING, *STEERING,
     *("target", "absence", "feed", "sink", "cursor", "parked", "parking", "lease", "budget", "practice_log"),
@@ -39,7 +39,7 @@ COUNTING = {
 }
 WRITES: dict[str, dict[str, set[str]]] = {
     ENGINE: {
-        "INSERT": set(TABLES) - {"expired", "sink", "cursor", "parked", "parking", "read_audit", "replay", "hold"},
+        "INSERT": set(TABLES) - {"expired", "sink", "cursor", "parked", "parking", "audit", "replay", "hold"},
         "UPDATE": set(TABLES)
         - {
             "expired",
@@ -51,7 +51,7 @@ WRITES: dict[str, dict[str, set[str]]] = {
             "history",
             "installation",
             "rules",
-            "read_audit",
+            "audit",
             "replay",
             "hold",
         }
@@ -63,12 +63,12 @@ WRITES: dict[str, dict[str, set[str]]] = {
         "UPDATE": {"cursor", "parked", "replay", "hold"},
         "DELETE": {"parked", "hold"},
     },
-    API: {"INSERT": {"read_audit"}, "UPDATE": set(), "DELETE": set()},
+    API: {"INSERT": set(), "UPDATE": set(), "DELETE": set()},
     READER: {"INSERT": set(), "UPDATE": set(), "DELETE": set()},
     STATUS: {"INSERT": set(), "UPDATE": set(), "DELETE": set()},
 }
 READS = {
-    ENGINE: set(TABLES) - {"read_audit", "replay", "hold"},
+    ENGINE: set(TABLES) - {"audit", "replay", "hold"},
     RELAY: {
         "practice_log",
         "history",
@@ -157,6 +157,27 @@ def test_partitions_are_no_way_round(acting: psycopg.Connection, role: str) -> N
     for partition in ("history_default", "event_default"):
         assert not allowed(acting, f"DELETE FROM poller.{partition} WHERE false"), role  # noqa: S608
         assert not allowed(acting, f"UPDATE poller.{partition} SET practice = NULL WHERE false"), role  # noqa: S608
+
+
+def test_the_audit_is_appended_to_and_nothing_else(acting: psycopg.Connection, role: str) -> None:
+    """Who appends says neither when it was nor by which login; who reads is held to account by the role that reads."""
+    append = "INSERT INTO poller.audit (practice, actor, action, scope, reason) VALUES ('p1', 'me', 'why', '{}', '')"
+    assert allowed(acting, append) == (role in {ENGINE, READER, API})
+    for forged in ("at", "login", "number"):
+        assert not allowed(acting, f"INSERT INTO poller.audit ({forged}) SELECT NULL WHERE false"), forged
+    for statement in (
+        "UPDATE poller.audit SET reason = '' WHERE false",
+        "UPDATE poller.audit SET at = now() WHERE false",
+        "DELETE FROM poller.audit WHERE false",
+        "TRUNCATE poller.audit",
+        "ALTER TABLE poller.audit DISABLE TRIGGER ALL",
+        "DROP TABLE poller.audit",
+        "CREATE OR REPLACE FUNCTION poller.keep_audit() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN OLD; END'",
+    ):
+        assert not allowed(acting, statement), statement
+    acting.execute("SET poller.audit_expires = 'on'")
+    assert not allowed(acting, "DELETE FROM poller.audit")
+    assert allowed(acting, "SELECT poller.expire_audit('2192 days')") == (role == ENGINE)
 
 
 def test_changing_the_schema(acting: psycopg.Connection, role: str) -> None:

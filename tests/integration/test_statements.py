@@ -25,7 +25,7 @@ PRACTICES = {"practices": ["p1", "p2"]}
 GRANT = {"practices": ["p1"], "wants": [4], "raise": 1e-4, "block": dt.timedelta(seconds=1)} | {
     key: [dt.timedelta(seconds=1)] for key in ("gaps", "leads", "horizons")
 }
-LARGE = ("snapshot", "history", "event", "member", "attachment", "visit", "parked", "parking")
+LARGE = ("snapshot", "history", "event", "member", "attachment", "visit", "parked", "parking", "audit")
 
 FILL = """
 SELECT poller.ensure_partitions('2026-11-22');
@@ -86,7 +86,10 @@ INSERT INTO poller.control_answer SELECT practice, control, 1 + control % 20, CA
 FROM poller.control;
 INSERT INTO poller.operator_pause SELECT 'p' || n % 300, 'T' || n, 1, now(), NULL, 'a', '' FROM generate_series(1, 900) AS n;
 INSERT INTO poller.configuration (name, digest, written, actor, reason)
-SELECT 'n' || n % 3, sha256(n::text::bytea), repeat('x', 4000), 'a', '' FROM generate_series(1, 500) AS n;
+SELECT 'n' || n % 5, sha256(n::text::bytea), repeat('x', 4000), 'a', '' FROM generate_series(1, 500) AS n;
+INSERT INTO poller.audit (practice, at, actor, action, scope, reason)
+SELECT 'p' || n % 7, timestamptz '2026-10-05 00:00Z' + n * interval '3 minutes', 'me', 'why', '{"resource": "Observation/o1"}', ''
+FROM generate_series(1, 20000) AS n;
 INSERT INTO poller.cursor SELECT 's' || n, 'p1', 1, 10, NULL, now() FROM generate_series(1, 3) AS n;
 INSERT INTO poller.parked
 SELECT practice, sink, epoch, sequence, 0, resource_type, id, 'unroutable', sequence % 10 = 0, now()
@@ -247,6 +250,7 @@ OF_TIME = PRACTICE | {
     "limit": 500,
     "bytes": 2**23,
 }
+AUDITED = dict.fromkeys(("since", "until", "action", "actor")) | {"limit": 100}
 CASES: dict[str, tuple[dict[str, Any], int]] = {
     # statement, or "statement: case" → binds, and how many pages it may touch
     "add_rules": ({"form": 1, "noise": ["meta.tag"]}, 200),
@@ -347,12 +351,8 @@ CASES: dict[str, tuple[dict[str, Any], int]] = {
     "as_of": (OF_TIME | {"partition_key": None, "after_type": "Observation", "after_id": "o15000"}, 4000),
     "as_of: a patient's": (OF_TIME | {"partition_key": "Patient/a7", "after_type": "", "after_id": ""}, 400),
     "events_of_versions": (versions(500) | PRACTICE, 5000),
-    "list_reads": (PRACTICE | {"token": None, "limit": 100}, 20),
     "list_tokens": ({"digest": b"x"}, 10),
     "make_token": ({"name": "t", "digest": b"x", "practices": ["p1"], "made_by": "me", "expires_at": None}, 20),
-    "note_read": (
-        PRACTICE | {"token": "t", "asked": "version", "resource_type": "Observation", "id": "o1001", "version": 1, "status": 200}, 20
-    ),
     "read_version": (ONE | {"version": 1, "at": None}, 40),
     "read_version: at a time": (ONE | {"version": None, "at": NOW}, 40),
     "read_events: a list's": (
@@ -368,6 +368,10 @@ CASES: dict[str, tuple[dict[str, Any], int]] = {
     "expire": ({"keep": dt.timedelta(days=31 * 240), "sinks": ["s1"], "practices": ["p1"]}, 900),
     "follow_sweep": (PRACTICE | {"window": "Observation/-/window/-", "window_from": NOW}, 60),
     "forget_absence": (ONE, 30),
+    "append_audit": (PRACTICE | {"actor": "me", "action": "why", "scope": "{}", "reason": ""}, 40),
+    "expire_audit": ({"keep": dt.timedelta(days=2192)}, 600),
+    "list_audit": (AUDITED | {"practice": None}, 120),
+    "list_audit: a practice's": (AUDITED | {"practice": "p9", "since": NOW - dt.timedelta(days=9)}, 120),
     "grant_permits": (GRANT | {"alone": True}, 20),
     "grant_permits: together": (GRANT | {"alone": False}, 20),
     "hand_over": (ONE, 40),

@@ -1,0 +1,1 @@
+SELECT poller.expire_audit(CAST(:keep AS interval)) AS removed
