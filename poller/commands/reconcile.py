@@ -12,7 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from poller.commands.answers import await_answers, ignore, silence
+from poller.commands.audited import note
 from poller.commands.options import DEFAULT_CONFIG, Actor, AsJson, ConfigOption, Practice, Reason, duration, installed
+from poller.core.audit import Action
 from poller.errors import DEGRADED, NotFound, Unanswered
 from poller.store.control import ALL, Answer, Ask, State
 
@@ -43,6 +45,7 @@ def reconcile(
         chosen = installation.practice(practice)
         if feed is not None and feed not in chosen.feeds:
             raise NotFound(f"practice {practice} has no feed {feed}; there are: {', '.join(sorted(chosen.feeds))}")
+        note(installation, Action.RECONCILE, chosen.code, reason, actor, feed=feed)
         store = installation.control
         asked = store.ask(Ask.RECONCILE, chosen.code, feed=feed or ALL, actor=actor, reason=reason)
         with _progress(quiet=as_json) as show:
@@ -78,8 +81,8 @@ def _progress(*, quiet: bool) -> Iterator[Callable[[Sequence[Answer]], None]]:
 def _show(said: Mapping[str, Any]) -> None:
     if said["joined"]:
         typer.echo("it had been asked for before, and was under way")
-    for note in said["notes"]:
-        typer.echo(note)
+    for remark in said["notes"]:
+        typer.echo(remark)
     typer.echo(f"{said['whole']} of {said['total']} searches read whole")
     for one in said["failed"]:
         typer.echo(

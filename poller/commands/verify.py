@@ -12,9 +12,11 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from poller import display, display_verify
-from poller.commands.options import DEFAULT_CONFIG, AsJson, ConfigOption, Practice, installed
+from poller.commands.audited import note
+from poller.commands.options import DEFAULT_CONFIG, AsJson, ConfigOption, Practice, Reason, installed
 from poller.commands.status import in_force_by
 from poller.config import PracticeConfig
+from poller.core.audit import Action
 from poller.errors import DEGRADED, ConfigError, NotFound, StoreError
 from poller.health import Scope
 from poller.installation import Installation
@@ -29,6 +31,7 @@ def verify(
         typer.Option(help="FHIR resources, one a line: a file, - for standard input, or a directory of *.ndjson."),
     ],
     list_: Annotated[bool, typer.Option("--list", help="Also each resource that is not equal, as Type/id.")] = False,
+    reason: Reason = "poller verify",
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: AsJson = False,
 ) -> None:
@@ -47,6 +50,8 @@ def verify(
         if not installation.has_store:
             raise StoreError(f"there is no store in {installation.config.data_dir} yet; `poller run` makes it")
         chosen = _practice(installation, config, practice)
+        if list_:
+            note(installation, Action.VERIFY, practice, reason, listed=True)
         key = installation.digest_key
         with installation.verify.begin(practice, key) as verification, _progress(files) as tell:
             seen, counts = compare(against, verification, key, chosen.noise, tell)

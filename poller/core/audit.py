@@ -30,6 +30,7 @@ class Action(StrEnum):
     HISTORY = "history"
     PAUSE = "pause"
     READ_NOW = "read-now"
+    RECONCILE = "reconcile"
     REPLAY_START = "replay start"
     REPLAY_RESUME = "replay resume"
     REPLAY_CANCEL = "replay cancel"
@@ -41,6 +42,8 @@ class Action(StrEnum):
     TAIL = "tail"
     TOKENS_NEW = "tokens new"
     TOKENS_REVOKE = "tokens revoke"
+    VERIFY = "verify"
+    """With ids listed."""
     WHY = "why"
 
 

@@ -44,7 +44,7 @@ class Operator:
         self._rig = rig
         self.settings: dict[str, Any] = json.loads(json.dumps(rig.settings()))
         self.changes: list[tuple[dt.datetime, dt.datetime]] = []
-        """From and until when practices may have ended and begun anew: what was under way then is read again, and may be another by then."""
+        """From and until when practices may have ended and begun anew: what was under way is read again, and may be another then."""
 
     def practice(self, code: str) -> dict[str, Any]:
         found: dict[str, Any] = self.settings["practices"][code]

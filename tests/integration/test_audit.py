@@ -91,6 +91,8 @@ COMMANDS: dict[str, tuple[str, tuple[Any, ...]]] = {
     "tokens new": ("tokens new billing --practice p1", ("*", ME, {"token": "billing", "practices": ["p1"]}, "")),
     "tokens revoke": ("tokens revoke billing", ("*", ME, {"token": "billing"}, "")),
     "epoch start": ("epoch start p1 --reason restored", ("p1", ME, {}, "restored")),
+    "reconcile": ("reconcile p1 Observation --wait 1s", ("p1", ME, {"feed": "Observation"}, "poller reconcile")),
+    "verify": ("verify p1 --against - --list", ("p1", ME, {"listed": True}, "poller verify")),
     "audit": ("audit p1 --action why", ("p1", ME, {"action": "why", "limit": 100}, "")),
 }  # fmt: skip
 

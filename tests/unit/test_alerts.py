@@ -101,7 +101,7 @@ def test_the_runbook_lists_every_exit_code() -> None:
 
 def test_what_the_log_is_to_be_searched_for_is_logged() -> None:
     sources = "".join(path.read_text("utf-8") for path in (DEPLOY.parent / "poller").rglob("*.py"))
-    named = set(re.findall(r"action=([a-z.-]+)", RUNBOOK))
+    named = set(re.findall(r"action=([a-z._-]+)", RUNBOOK))
     assert named
     assert all(f'"{action}"' in sources for action in named)
 
