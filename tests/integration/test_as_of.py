@@ -15,6 +15,7 @@ from poller.app import Installation
 from poller.commands import as_of as command
 from poller.core import jsontext
 from poller.core.envelope import message
+from poller.store.audit import AuditStore
 from poller.store.log import Selection
 from poller.store.reading import Missing, ReadingStore, StoredVersion
 
@@ -85,6 +86,7 @@ def test_the_command_prints_resources_or_their_events_and_tells_what_is_past(
     monkeypatch.setattr(Installation, "practice", lambda _self, _code: Chosen)
     monkeypatch.setattr(Installation, "reading_log", practice.log)
     monkeypatch.setattr(Installation, "reading", ReadingStore(practice.engine))
+    monkeypatch.setattr(Installation, "audit", AuditStore(practice.engine))
     app = typer.Typer()
     app.command()(command.as_of)
     at = times[-1].astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%S")
