@@ -130,12 +130,15 @@ def test_else_by_the_note_in_the_data_directory(tmp_path: Path, monkeypatch: pyt
     gone = salvage(tmp_path / "gone.yaml", data)
     assert gone is not None
     assert (gone.name, gone.store) == ("results", config.store)
-    broken.write_text(
-        f'{{data_dir: "{data}", store: {{url: postgresql://u@127.0.0.1/db, password: {{env: STORE_PASSWORD}}}}, practices: 1}}'
-    )
+    same = f'data_dir: "{data}"\nstore: {{url: postgresql://u@127.0.0.1/db, password: {{env: STORE_PASSWORD}}}}\n'
+    broken.write_text(same + "practices: [", "utf-8")
     nameless = salvage(broken)
     assert nameless is not None
-    assert nameless.name == "results", "the note knows it, of the same store"
+    assert nameless.name == "results", "it may have stood in what cannot be read; the note knows it, of the same store"
+    broken.write_text(same + "practices: 1", "utf-8")
+    called_nothing = salvage(broken)
+    assert called_nothing is not None
+    assert called_nothing.name == "poller", "it is YAML and has no name; another poller has noted its own"
     broken.write_text(f'{{data_dir: "{data}", store: {{url: postgresql://u@127.0.0.1/another}}, practices: 1}}')
     moved = salvage(broken)
     assert moved is not None
