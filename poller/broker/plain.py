@@ -95,7 +95,7 @@ class PlainBroker:
         """A closed publisher into a durable queue by the default exchange, made if need be."""
         return PlainPublisher(self.connect, "", lambda channel: _declare_queue(channel, queue), queue)
 
-    def tail(self, exchange: str, patterns: Sequence[str], stopping: threading.Event) -> Iterator[bytes]:  # noqa: ARG002
+    def tail(self, exchange: str, patterns: Sequence[str], stopping: threading.Event) -> Iterator[bytes]:  # noqa: ARG002 - as the port has it
         """Nothing: most of these transports know bindings only in the process that made them. Raises BrokerError."""
         raise BrokerError(f"`poller tail` is not there for {self.transport}; consume the sink's queue instead")
 

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
-import psycopg
 import pytest
 
 from poller.errors import ConfigError, NotFound
 from poller.reloading import Reloading, Written
 from poller.store.configurations import ConfigurationStore, Living
 from poller.store.control import Post
+from tests.living import cut, posts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from sqlalchemy import Engine
@@ -23,34 +21,13 @@ if TYPE_CHECKING:
     from poller.config import Config
     from poller.config.difference import Difference
 
+__all__ = ["posts"]
 WHO: Any = {"actor": "ann", "reason": "because"}
 
 
 @pytest.fixture
 def store(engine: Engine) -> ConfigurationStore:
     return ConfigurationStore(engine)
-
-
-@pytest.fixture
-def posts(engine: Engine) -> Iterator[list[Post]]:
-    """Two engines that live."""
-    made = [Post(engine, "host", pid) for pid in (1, 2)]
-    for post in made:
-        post.look()
-    yield made
-    for post in made:
-        post.close()
-
-
-def cut(database_url: str, post: Post) -> None:
-    """End the session of an engine as its death would."""
-    with closing(psycopg.connect(database_url, autocommit=True)) as admin:
-        admin.execute(
-            "SELECT pg_terminate_backend(pid, 10000) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2"
-            " AND objid = CAST(%s AS oid) AND classid = CAST(hashtext('poller.engine') AS oid)"
-            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
-            (post.engine,),
-        )
 
 
 def test_a_configuration_is_kept_when_it_differs_from_the_one_in_force(store: ConfigurationStore) -> None:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
-from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
-import psycopg
 import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
@@ -15,10 +12,12 @@ from sqlalchemy.exc import DBAPIError
 from poller.errors import LeaseTaken, NotFound
 from poller.store.control import ALL, Ask, ControlStore, OperatorPause, Post, State
 from poller.store.state import LeaseKeeper
+from tests.living import cut, posts
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Practice
 
+__all__ = ["posts"]
 WHO: Any = {"actor": "ann", "reason": "because"}
 HOUR = dt.timedelta(hours=1)
 
@@ -26,28 +25,6 @@ HOUR = dt.timedelta(hours=1)
 @pytest.fixture
 def store(engine: Engine) -> ControlStore:
     return ControlStore(engine)
-
-
-@pytest.fixture
-def posts(engine: Engine) -> Iterator[list[Post]]:
-    """Two engines that live."""
-    made = [Post(engine, "host", pid) for pid in (1, 2)]
-    for post in made:
-        post.look()
-    yield made
-    for post in made:
-        post.close()
-
-
-def cut(database_url: str, post: Post) -> None:
-    """End the session of an engine as its death would."""
-    with closing(psycopg.connect(database_url, autocommit=True)) as admin:
-        admin.execute(
-            "SELECT pg_terminate_backend(pid, 10000) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2"
-            " AND objid = CAST(%s AS oid) AND classid = CAST(hashtext('poller.engine') AS oid)"
-            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
-            (post.engine,),
-        )
 
 
 def held(pauses: list[OperatorPause]) -> list[tuple[str, str]]:
