@@ -79,11 +79,14 @@ def _show_practice(health: Health, now: dt.datetime, console: Console, width: in
         f"; {_look(facts, now)}",
     )
     console.print(headline, width=width)
-    _say(console, _budget(facts), width)
+    if facts.configured:
+        _say(console, _budget(facts), width)
     if feeds := list(_shown(health, only_late=only_late)):
         console.print()
         console.print(_feeds([(health, feed) for feed in feeds], now, with_practice=False), width=width)
-    sinks = [sink for sink in facts.sinks if not only_late or sink.stuck or sink.missing or sink.waiting]
+    sinks = [
+        sink for sink in facts.sinks if not only_late or sink.stuck or sink.missing or sink.waiting or not sink.begun
+    ]
     if sinks:
         console.print()
         console.print(_sinks(sinks, now), width=width)
@@ -96,6 +99,8 @@ def _shown(health: Health, *, only_late: bool) -> Iterator[FeedHealth]:
 def _look(facts: PracticeFacts, now: dt.datetime) -> str:
     if facts.last_look is None:
         return "no poller ever looked after it"
+    if facts.last_look > now:
+        return f"last looked after at {facts.last_look:%Y-%m-%d %H:%M} UTC, a time to come"
     by = f" by {facts.looked_by}" if facts.looked_by is not None else ""
     return f"last looked after {ago(facts.last_look, now)}{by}"
 
@@ -125,9 +130,9 @@ def _practices(shown: Sequence[Health], now: dt.datetime) -> Table:
         table.add_row(
             facts.code,
             Text(health.state.value, _STYLES.get(health.state, "yellow")),
-            f"{counted.count(FeedState.FRESH)}/{len(counted)}",
-            str(counted.count(FeedState.LATE)),
-            f"{facts.budget.used}/{facts.budget.leave:.0f}",
+            f"{counted.count(FeedState.FRESH)}/{len(counted)}" if facts.configured else "-",
+            str(counted.count(FeedState.LATE)) if facts.configured else "-",
+            f"{facts.budget.used}/{facts.budget.leave:.0f}" if facts.configured else "-",
             str(sum(feed.facts.held_deletes for feed in health.feeds)),
             str(sum(sink.stuck for sink in configured)),
             str(sum(sink.waiting for sink in configured)),
@@ -161,6 +166,7 @@ def _sinks(sinks: Sequence[SinkFacts], now: dt.datetime) -> Table:
     for sink in sinks:
         oldest = ago(sink.oldest_waiting, now) if sink.oldest_waiting is not None else ""
         named = sink.sink if sink.configured else f"{sink.sink} (not configured)"
+        named = named if sink.begun else f"{sink.sink} (not begun)"
         table.add_row(Text(named, overflow="fold"), *(str(getattr(sink, name)) for name in _BOOKS), oldest)
     return table
 
@@ -262,6 +268,7 @@ def _sink(sink: SinkFacts) -> dict[str, Any]:
     return {
         "sink": sink.sink,
         "configured": sink.configured,
+        "begun": sink.begun,
         **{name: getattr(sink, name) for name in _BOOKS},
         "released": sink.released,
         "oldestWaiting": _at(sink.oldest_waiting),

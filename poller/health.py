@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from poller.config import Config, PracticeConfig
 from poller.core.budget import pace
-from poller.core.facts import BudgetFacts, ConfigFacts, FeedFacts, PracticeFacts, SinkFacts
+from poller.core.facts import BudgetFacts, ConfigFacts, FeedFacts, PatientSourceFacts, PracticeFacts, SinkFacts
 from poller.core.health import Finding, Health, State, judge, judge_configuration
+from poller.core.model import Strategy
 from poller.lateness import TO_BEGIN, FromStore
 from poller.store.control import ALL
+from poller.store.known import PatientSource
 from poller.store.sinks import Books
 from poller.store.status import Alike, PracticeRow, Seen
 
@@ -40,22 +42,26 @@ class Scope:
 
     practices: Mapping[str, PracticeConfig]
     in_force: frozenset[str]
-    sinks: frozenset[str]
-    """Configured ones."""
+    sinks: Mapping[str, Collection[str]]
+    """Configured ones, each with the practices of which alone it wants events; none: of all."""
+    since: dt.datetime | None = None
+    """When that configuration was accepted."""
 
     @classmethod
-    def of(cls, file: Config, in_force: Config | None) -> Scope:
-        """``in_force``: what was accepted last; None where nothing was, or it cannot be read any more."""
-        if in_force is None:
-            return cls(file.practices, frozenset(file.practices), frozenset(file.sinks))
-        practices = {**file.practices, **in_force.practices}
-        return cls(practices, frozenset(in_force.practices), frozenset(in_force.sinks))
+    def of(cls, file: Config, in_force: Config | None, since: dt.datetime | None = None) -> Scope:
+        """``in_force``: what was accepted last, at ``since``; None where nothing was, or it cannot be read any more."""
+        ruling = in_force if in_force is not None else file
+        sinks = {name: sink.only.practices for name, sink in ruling.sinks.items()}
+        return cls({**file.practices, **ruling.practices}, frozenset(ruling.practices), sinks, since)
 
 
 def report(
     scope: Scope, codes: Sequence[str], seen: Seen, books: Iterable[Books], configuration: ConfigFacts, path: str
 ) -> Report:
-    """The verdict on these practices, ``path`` being the configuration file as a person names it."""
+    """The verdict on these practices, ``path`` being the configuration file as a person names it.
+
+    A practice that the scope does not have is one of which only the store knows: see :func:`left_behind`.
+    """
     by_practice: dict[str, list[Books]] = {}
     for one in books:
         by_practice.setdefault(one.practice, []).append(one)
@@ -67,14 +73,37 @@ def report(
     )
 
 
+def left_behind(scope: Scope, books: Iterable[Books], others: Collection[str]) -> list[str]:
+    """Practices of which events wait or are parked at a configured sink, though neither we nor other pollers (``others``) have them."""
+    known = {*scope.practices, *others}
+    return sorted(
+        {
+            one.practice
+            for one in books
+            if one.practice not in known and one.sink in scope.sinks and (one.waiting or one.parked or one.released)
+        }
+    )
+
+
 def facts_of(scope: Scope, code: str, seen: Seen, books: Iterable[Books]) -> PracticeFacts:
     """What the store says of a practice, with what is late of it."""
+    if code not in scope.practices:
+        sinks = tuple(_sink(one, seen, configured=one.sink in scope.sinks) for one in books)
+        last_look = seen.practices[code].looked_at
+        return PracticeFacts(code, (), sinks, BudgetFacts(0, 0.0), last_look, in_force=False, configured=False)
     config, row = scope.practices[code], seen.practices[code]
     limit = config.budget
     return PracticeFacts(
         code=code,
         feeds=tuple(_feeds(config, row, seen.now)),
-        sinks=tuple(_sink(one, seen, configured=one.sink in scope.sinks) for one in books),
+        sinks=(
+            *(_sink(one, seen, configured=one.sink in scope.sinks) for one in books),
+            *(
+                SinkFacts(name, begun=False, wanted_since=scope.since)
+                for name, only in scope.sinks.items()
+                if name not in seen.begun and (not only or code in only)
+            ),
+        ),
         budget=BudgetFacts(
             limit.calls_per_minute,
             pace(limit.calls_per_minute, limit.share),
@@ -87,7 +116,23 @@ def facts_of(scope: Scope, code: str, seen: Seen, books: Iterable[Books]) -> Pra
         paused=row.pauses.get(ALL),
         shut_out=row.shut_out.get(ALL),
         in_force=code in scope.in_force,
+        failing_sources=tuple(_failing_sources(config, row, seen.now)),
     )
+
+
+def _failing_sources(config: PracticeConfig, row: PracticeRow, now: dt.datetime) -> Iterable[PatientSourceFacts]:
+    named = {PatientSource.ROSTER: config.patients.roster, PatientSource.GROUP: config.patients.group}
+    for source in (source for source, said in named.items() if said is not None):
+        found = row.enumerations.get(source.value)
+        if found is None and _had_time(row, now):
+            yield PatientSourceFacts(source.value, None)
+        elif found is not None and found.failure is not None:
+            yield PatientSourceFacts(source.value, found.failure, found.began)
+
+
+def _had_time(row: PracticeRow, now: dt.datetime) -> bool:
+    """Whether whoever reads the practice has read it long enough to have begun with everything."""
+    return row.lease_taken_at is not None and now - row.lease_taken_at > TO_BEGIN
 
 
 def _feeds(config: PracticeConfig, row: PracticeRow, now: dt.datetime) -> Iterable[FeedFacts]:
@@ -95,11 +140,14 @@ def _feeds(config: PracticeConfig, row: PracticeRow, now: dt.datetime) -> Iterab
     lateness = FromStore(config, strategies, row.patients, now)
     for feed in config.feeds:
         alike = [one for one in row.alike if feed in one.state.target.reads]
+        nobody = False
         if feed in strategies:
             late = lateness.is_late(feed, [one.state for one in alike], row.owed_from(feed))
+            by_patient = strategies[feed] not in {Strategy.WINDOW, Strategy.SWEEP}
+            nobody = by_patient and not alike and not row.patients and _had_time(row, now)
         else:  # as a poller has it: a feed is late that it has not found a way to read within two minutes
             late = row.lease_taken_at is None or now - row.lease_taken_at > TO_BEGIN
-        yield _feed(feed, row, alike, late=late, is_configured=True)
+        yield replace(_feed(feed, row, alike, late=late, is_configured=True), nobody=nobody)
     for feed, said in row.feeds.items():
         if feed not in config.feeds and said.retired_at is not None:
             yield _feed(feed, row, [], late=False, is_configured=False)
@@ -142,6 +190,8 @@ def _sink(books: Books, seen: Seen, *, configured: bool) -> SinkFacts:
         waiting=books.waiting,
         configured=configured,
         in_snapshot=books.in_snapshot,
+        shown=books.ordinal,
+        moved_at=books.moved_at,
         held_by=books.held,
         oldest_waiting=seen.oldest_waiting.get(key),
         parked_for=tuple(seen.parked_for.get(key, ())),

@@ -65,7 +65,7 @@ class Scene:
             self.read_by(feed, Strategy.SWEEP)
         self.practice.whole(self.practice.observation(), target=self.sweep("Observation"))
         self.practice.whole(target=self.sweep("Condition"))
-        self.beat(-600)
+        self._is_looked_after = True
         self.change("UPDATE poller.lease SET taken_at = now() + interval '10 minutes' WHERE practice = :code")
 
     def close(self) -> None:
@@ -96,7 +96,8 @@ class Scene:
         self.practice.state.save_rung(self.practice.lease, feed, footing, "proven", {}, self.practice.at(0))
 
     def beat(self, seconds_ago: float) -> None:
-        """A poller looked after the practice so long ago."""
+        """A poller looked after the practice so long ago, and has not since."""
+        self._is_looked_after = False
         HeartbeatStore(self.practice.engine).note(None, {CODE: dt.timedelta(seconds=seconds_ago)})
 
     def change(self, statement: str, **binds: Any) -> None:
@@ -105,6 +106,9 @@ class Scene:
 
     def poller(self, *words: str) -> Result:
         """Run a command by the file."""
+        if self._is_looked_after:
+            self.beat(0)
+            self._is_looked_after = True
         return RUNNER.invoke(cli.app, [*words, "-c", str(self.file)], env={"COLUMNS": "100", "KEY": "k" * 32})
 
     def told(self, exit_code: int, *words: str, schema: dict[str, Any]) -> dict[str, Any]:

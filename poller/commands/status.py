@@ -13,7 +13,7 @@ from poller.commands.options import DEFAULT_CONFIG, AsJson, ConfigOption, last_g
 from poller.config import Config
 from poller.core.facts import ConfigFacts
 from poller.errors import DEGRADED, ConfigError, NotFound, StoreError
-from poller.health import Report, Scope, report
+from poller.health import Report, Scope, left_behind, report
 from poller.reloading import Written
 from poller.store.configurations import Revision
 
@@ -49,11 +49,13 @@ def _look(installation: Installation, written: Written, problems: tuple[str, ...
     if not installation.has_store:
         raise StoreError(f"there is no store in {installation.config.data_dir} yet; `poller run` makes it")
     revision, in_force = in_force_by(installation, written.path)
-    scope = Scope.of(written.config, in_force)
-    if practice is not None and practice not in scope.practices:
+    scope = Scope.of(written.config, in_force, revision.accepted_at if revision is not None else None)
+    name, books = installation.config.name, installation.sinks.books()
+    codes = [*scope.practices, *left_behind(scope, books, installation.configurations.practices_of_others(name))]
+    if practice is not None and practice not in codes:
         raise NotFound(f"no practice {practice} in the configuration; there are: {', '.join(sorted(scope.practices))}")
-    codes = [practice] if practice is not None else list(scope.practices)
-    reloaded = installation.status.last_reload()
+    codes = [practice] if practice is not None else codes
+    reloaded = installation.status.last_reload(name)
     refused = reloaded is not None and reloaded.refused_for is not None
     since = revision is None or (reloaded is not None and reloaded.asked_at > revision.accepted_at)
     facts = ConfigFacts(
@@ -64,7 +66,7 @@ def _look(installation: Installation, written: Written, problems: tuple[str, ...
         refused_at=reloaded.asked_at if reloaded is not None and refused and since else None,
         refused_for=(reloaded.refused_for or ()) if reloaded is not None and refused and since else (),
     )
-    return report(scope, codes, installation.status.look(codes), installation.sinks.books(), facts, written.path.name)
+    return report(scope, codes, installation.status.look(codes), books, facts, written.path.name)
 
 
 def in_force_by(installation: Installation, path: Path) -> tuple[Revision | None, Config | None]:

@@ -74,6 +74,19 @@ def next_for_parked(reason: str, sink: str, code: str) -> str:
     return f"`poller sinks show {sink} --practice {code}` lists them; mend the cause, {then}"
 
 
+def next_for_removed(code: str, parked_at: str | None) -> str:
+    """What to do about what is left of a practice that is configured no more; ``parked_at``: the sink where some of it is parked."""
+    give_up = f"; `poller sinks discard {parked_at} {code}` gives up what is parked" if parked_at is not None else ""
+    return f"put {code} back into practices until its events have gone out{give_up}"
+
+
+def next_for_source(source: str, code: str) -> str:
+    """What to do about a source of patients that cannot be gone through."""
+    if source == "roster":
+        return f"mend the file that patients.roster names, which is read again by itself; `poller coverage {code}` says whom it named"
+    return f"ask the practice for the Group of patients.group, which is tried again by itself; `poller probe {code}` says what is served"
+
+
 def ago(moment: dt.datetime, now: dt.datetime) -> str:
     """How long ago, in its largest unit, e.g. ``5h ago``."""
     seconds = max(0, int((now - moment).total_seconds()))

@@ -49,6 +49,20 @@ class FeedFacts:
     shut_out: Hold | None = None
     """By the poller itself: this feed alone."""
     held_deletes: int = 0
+    nobody: bool = False
+    """Whether it is read patient by patient, and there was time to hear of one, and none is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class PatientSourceFacts:
+    """A file or a Group that is to name patients and was not gone through to its end."""
+
+    source: str
+    """As :class:`poller.store.known.PatientSource` has it."""
+    failure: str | None
+    """What is wrong, in our own words; None: nobody has come to it."""
+    whole: dt.datetime | None = None
+    """When it last was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +79,15 @@ class SinkFacts:
     released: int = 0
     waiting: int = 0
     configured: bool = True
+    begun: bool = True
+    """Whether it has ever taken its place in the log: a poller does that as soon as it has reached the sink's broker."""
+    wanted_since: dt.datetime | None = None
+    """Of one that has not begun: since when the configuration in force names it, or longer."""
     in_snapshot: bool = False
+    shown: int = 0
+    """Resources of the snapshot that have been passed."""
+    moved_at: dt.datetime | None = None
+    """When its cursor was last moved; None: never."""
     held_by: str | None = None
     """The replay that delivery waits for."""
     oldest_waiting: dt.datetime | None = None
@@ -117,6 +139,9 @@ class PracticeFacts:
     """or by the poller itself."""
     in_force: bool = True
     """Whether the configuration in force names it."""
+    configured: bool = True
+    """Whether that or the file does; else what is left of it is told."""
+    failing_sources: tuple[PatientSourceFacts, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,23 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from poller.core.advice import late_words, next_for_late, next_for_parked, next_for_pause
-from poller.core.facts import ConfigFacts, FeedFacts, Hold, PracticeFacts, SinkFacts
+from poller.core.advice import (
+    late_words,
+    next_for_late,
+    next_for_parked,
+    next_for_pause,
+    next_for_removed,
+    next_for_source,
+)
+from poller.core.facts import ConfigFacts, FeedFacts, Hold, PatientSourceFacts, PracticeFacts, SinkFacts
 
 GONE: Final = dt.timedelta(minutes=1)
-"""A poller that has not looked after a practice for so long is gone, or stands still: several times as long as it leaves between notes."""
+"""A poller that has not looked after a practice for so long is gone, or stands still: several times as long as it leaves between notes.
+
+A note of a time to come is as bad: the database's clock was put back, and whoever still looks has noted an earlier one since."""
+
+BEGINS: Final = dt.timedelta(minutes=1)
+"""A sink begins as soon as its broker is reached; one that has not after so long is kept from it."""
 
 WAITS_LONG: Final = dt.timedelta(minutes=5)
 """An event that a sink has not taken for so long is somebody's business."""
@@ -56,9 +68,14 @@ class Cause(StrEnum):
     REFUSED = "refused"
     FEED_PAUSED = "feed paused"
     LOCKED_OUT = "locked out"
+    SOURCE = "patients' source"
+    NO_PATIENT = "no patient"
     LATE = "late"
+    NOT_CONFIGURED = "not configured"
     BOOKS = "books"
+    NOT_BEGUN = "never begun"
     PARKED = "parked"
+    SNAPSHOT = "snapshot stands still"
     WAITING = "waiting"
     HELD_DELETES = "held deletes"
     CONFIG_REFUSED = "config refused"
@@ -106,7 +123,7 @@ class Health:
 
 def is_gone(facts: PracticeFacts, now: dt.datetime) -> bool:
     """Whether no poller looks after a practice that the configuration in force names."""
-    return facts.in_force and (facts.last_look is None or now - facts.last_look > GONE)
+    return facts.in_force and (facts.last_look is None or abs(now - facts.last_look) > GONE)
 
 
 def judge(facts: PracticeFacts, now: dt.datetime) -> Health:
@@ -167,17 +184,20 @@ def _judge_read(feed: FeedFacts, now: dt.datetime, *, gone: bool, in_force: bool
 
 
 def _findings(facts: PracticeFacts, feeds: Sequence[FeedHealth], now: dt.datetime, *, gone: bool) -> Iterator[Finding]:
+    if not facts.configured:
+        yield from _removed_findings(facts)
+        return
     if gone:
-        since = f"since {_time(facts.last_look)}" if facts.last_look is not None else "yet"
         yield Finding(
             Cause.NO_POLLER,
-            f"no poller has looked after it {since}",
+            _gone_words(facts.last_look, now),
             "start `poller run`; if it runs, its log says why it stands still (action=lease.wait, practice.restart)",
         )
     if not facts.in_force:
         yield Finding(Cause.NOT_IN_FORCE, "it is in the file, and not in force", "`poller reload` takes it up")
     yield from _pause_findings(facts, feeds)
     if not gone and facts.shut_out is None:
+        yield from _patient_findings(facts, feeds)
         yield from _late_findings(facts, feeds)
     yield from _refused_findings(facts, feeds)
     for sink in facts.sinks:
@@ -228,6 +248,42 @@ def _refused_findings(facts: PracticeFacts, feeds: Sequence[FeedHealth]) -> Iter
             yield Finding(Cause.REFUSED, f"{name} cannot be read: {feed.why}", then, (name,))
 
 
+def _removed_findings(facts: PracticeFacts) -> Iterator[Finding]:
+    """Of a practice that is in no configuration: what nobody will carry or read any more."""
+    for sink in facts.sinks:
+        left = [
+            f"{count} event{'s' if count > 1 else ''} of it {verb} {sink.sink}"
+            for count, verb in (
+                (sink.waiting, "wait for" if sink.waiting > 1 else "waits for"),
+                (sink.stuck, "are parked at" if sink.stuck > 1 else "is parked at"),
+            )
+            if count
+        ]
+        if left:
+            what = f"it is not in the configuration any more, and {' and '.join(left)}"
+            then = next_for_removed(facts.code, sink.sink if sink.stuck else None)
+            yield Finding(Cause.NOT_CONFIGURED, what, then, sink=sink.sink)
+
+
+def _patient_findings(facts: PracticeFacts, feeds: Sequence[FeedHealth]) -> Iterator[Finding]:
+    """Of patients whom nobody names: no feed is late of whom one does not know."""
+    if facts.paused is not None or not facts.in_force:
+        return
+    for source in facts.failing_sources:
+        yield Finding(Cause.SOURCE, _source_words(source), next_for_source(source.source, facts.code))
+    named = tuple(
+        feed.facts.feed
+        for feed in feeds
+        if feed.facts.nobody and feed.state in {FeedState.BASELINE, FeedState.LATE, FeedState.FRESH}
+    )
+    if named:
+        what = (
+            f"{', '.join(named)} {'is' if len(named) == 1 else 'are'} read patient by patient, and no patient is known"
+        )
+        then = f"name them by patients.roster, .group or .practitioners; `poller coverage {facts.code}` says what was gone through"
+        yield Finding(Cause.NO_PATIENT, what, then, named)
+
+
 def _late_findings(facts: PracticeFacts, feeds: Sequence[FeedHealth]) -> Iterator[Finding]:
     budget = facts.budget
     late = [feed for feed in feeds if feed.state is FeedState.LATE]
@@ -250,6 +306,15 @@ def _late_findings(facts: PracticeFacts, feeds: Sequence[FeedHealth]) -> Iterato
 def _sink_findings(code: str, sink: SinkFacts, now: dt.datetime, *, gone: bool) -> Iterator[Finding]:
     if not sink.configured:
         return
+    if not sink.begun:
+        if not gone and sink.wanted_since is not None and now - sink.wanted_since > BEGINS:
+            yield Finding(
+                Cause.NOT_BEGUN,
+                f"{sink.sink} has never begun, though it is configured since {_time(sink.wanted_since)}: its broker was not reached",
+                "look at broker.url, its login and the broker; /readyz and action=relay.* say what keeps it",
+                sink=sink.sink,
+            )
+        return
     if sink.missing:
         yield Finding(
             Cause.BOOKS,
@@ -265,20 +330,40 @@ def _sink_findings(code: str, sink: SinkFacts, now: dt.datetime, *, gone: bool) 
             next_for_parked(reason, sink.sink, code),
             sink=sink.sink,
         )
+    held = f"; delivery waits for replay {sink.held_by}" if sink.held_by is not None else ""
+    then = (
+        "`poller replay list` says how far it is"
+        if held
+        else "look at the broker; /readyz and action=relay.* say what keeps it"
+    )
+    if sink.in_snapshot and not gone and sink.moved_at is not None and now - sink.moved_at > WAITS_LONG:
+        since = _time(sink.moved_at)
+        what = f"the snapshot for {sink.sink} has not gone on since {since}, after {sink.shown} resources{held}"
+        yield Finding(Cause.SNAPSHOT, what, then, sink=sink.sink)
     waits = sink.oldest_waiting
     if waits is not None and now - waits > WAITS_LONG and not (gone or sink.in_snapshot):
-        held = f"; delivery waits for replay {sink.held_by}" if sink.held_by is not None else ""
-        then = (
-            "`poller replay list` says how far it is"
-            if held
-            else "look at the broker; /readyz and action=relay.* say what keeps it"
-        )
         yield Finding(
             Cause.WAITING,
             f"{sink.waiting} events wait for {sink.sink} since {_time(waits)}{held}",
             then,
             sink=sink.sink,
         )
+
+
+def _gone_words(last: dt.datetime | None, now: dt.datetime) -> str:
+    if last is None:
+        return "no poller has looked after it yet"
+    if last > now:
+        return f"the last sign of life of a poller is of {_time(last)}, which is to come: the database's clock was put back"
+    return f"no poller has looked after it since {_time(last)}"
+
+
+def _source_words(source: PatientSourceFacts) -> str:
+    name = {"roster": "the roster", "group": "the Group"}.get(source.source, source.source)
+    if source.failure is None:
+        return f"{name} was never gone through"
+    whole = f"last gone through {_time(source.whole)}" if source.whole is not None else "never gone through"
+    return f"{name} cannot be gone through: {source.failure}; {whole}"
 
 
 def _baseline_words(feed: FeedFacts) -> str:

@@ -68,6 +68,7 @@ _FEED = _object(
 _SINK = _object(
     sink=_NAME,
     configured=_FLAG,
+    begun=_FLAG | {"description": "Whether it has ever reached its broker; else it counts nothing yet."},
     recorded=_COUNT | {"description": "skipped + delivered + filtered + discarded + parked + waiting + missing"},
     skipped=_COUNT,
     delivered=_COUNT,

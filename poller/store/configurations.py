@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine, text
 
+from poller.config import document
 from poller.core.audit import WHOLE, Action, Entry
 from poller.errors import NotFound
 from poller.store.audit import append
@@ -93,6 +94,15 @@ class ConfigurationStore:
         with self._engine.connect() as connection:
             rows = connection.execute(sql("living_configurations"), {"name": name}).all()
         return [Living(f"{row.host}:{row.pid}", row.written) for row in rows]
+
+    def practices_of_others(self, name: str) -> set[str]:
+        """The practices of configurations in force that pollers of other names have accepted."""
+        statement = text(
+            "SELECT DISTINCT ON (name) written FROM poller.configuration WHERE name <> :name ORDER BY name, revision DESC"
+        )
+        with self._engine.connect() as connection:
+            found = connection.execute(statement, {"name": name}).scalars().all()
+        return {code for written in found for code in document.keys_of(written, "practices")}
 
     def _find(self, limit: int, *, number: int | None = None, name: str | None = None) -> list[Revision]:
         binds = {"revision": number, "name": name, "limit": limit}

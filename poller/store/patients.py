@@ -6,6 +6,7 @@ import datetime as dt
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Connection, Engine, text
 
@@ -104,16 +105,14 @@ def enumerations_in(connection: Connection, practice: str) -> dict[str, Enumerat
         "SELECT source, began, ended, found, failure FROM poller.enumeration WHERE practice = :practice ORDER BY source"
     )
     rows = connection.execute(statement, {"practice": practice}).all()
-    return {
-        row.source: Enumeration(
-            row.source,
-            row.began if row.found >= 0 else None,
-            row.ended if row.found >= 0 else None,
-            max(0, row.found),
-            row.failure,
-        )
-        for row in rows
-    }
+    return {row.source: enumeration_of(row) for row in rows}
+
+
+def enumeration_of(row: Any) -> Enumeration:
+    """What a row of ``poller.enumeration`` says."""
+    is_whole = row.found >= 0
+    began, ended = (row.began, row.ended) if is_whole else (None, None)
+    return Enumeration(row.source, began, ended, max(0, row.found), row.failure)
 
 
 def counts_in(connection: Connection, practice: str) -> list[SourceCount]:

@@ -17,6 +17,7 @@ from poller.core.plan import TargetState
 from poller.core.sink import BEHIND
 from poller.store.control import ALL
 from poller.store.engine import sql
+from poller.store.patients import Enumeration, enumeration_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,8 @@ class PracticeRow:
     """The same, by the poller itself."""
     resumed: Mapping[str, dt.datetime]
     """By feed, or :data:`ALL`: when an operator's pause last ended."""
+    enumerations: Mapping[str, Enumeration]
+    """By source of patients that is a file or a Group."""
 
     def owed_from(self, feed: str) -> dt.datetime | None:
         """Before when nothing was owed of a feed, since an operator had it left alone."""
@@ -88,6 +91,8 @@ class Seen:
     """By sink and practice."""
     parked_for: Mapping[tuple[str, str], Sequence[tuple[str, int]]]
     """The same: reasons, each with how many events."""
+    begun: frozenset[str] = frozenset()
+    """Sinks that have taken their place in the log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +118,12 @@ class StatusStore:
             targets = _by_practice(connection, "status_targets", binds)
             pauses = _by_practice(connection, "status_pauses", binds)
             resumed = _by_practice(connection, "status_resumed", binds)
+            sources = _by_practice(connection, "status_enumerations", binds)
             return Seen(
                 now=connection.execute(text("SELECT statement_timestamp()")).scalar_one(),
                 practices={
                     row.practice: _practice(
-                        row, *(found.get(row.practice, []) for found in (feeds, targets, pauses, resumed))
+                        row, *(found.get(row.practice, []) for found in (feeds, targets, pauses, resumed, sources))
                     )
                     for row in connection.execute(sql("status_practices"), binds)
                 },
@@ -126,12 +132,13 @@ class StatusStore:
                     for row in connection.execute(sql("status_waiting"), binds)
                 },
                 parked_for=_parked_for(connection, binds),
+                begun=frozenset(connection.execute(text("SELECT sink FROM poller.sink")).scalars()),
             )
 
-    def last_reload(self) -> Reload | None:
-        """What came of the last reload; None if there was none."""
+    def last_reload(self, name: str) -> Reload | None:
+        """What came of the last reload that a poller of this name was asked for; None if there was none."""
         with self._engine.connect() as connection:
-            rows = connection.execute(sql("status_reload")).all()
+            rows = connection.execute(sql("status_reload"), {"name": name}).all()
         if not rows:
             return None
         refused = [row.said for row in rows if row.state == "refused"]
@@ -146,7 +153,9 @@ def _by_practice(connection: Connection, statement: str, binds: Mapping[str, Any
     return found
 
 
-def _practice(row: Any, feeds: list[Any], targets: list[Any], pauses: list[Any], resumed: list[Any]) -> PracticeRow:
+def _practice(
+    row: Any, feeds: list[Any], targets: list[Any], pauses: list[Any], resumed: list[Any], sources: list[Any]
+) -> PracticeRow:
     since_cut = max(0.0, row.since_cut) if row.since_cut is not None else math.inf
     holds = {
         by_operator: {
@@ -169,6 +178,7 @@ def _practice(row: Any, feeds: list[Any], targets: list[Any], pauses: list[Any],
         pauses=holds[True],
         shut_out=holds[False],
         resumed={one.resource_type: one.at for one in resumed},
+        enumerations={one.source: enumeration_of(one) for one in sources},
     )
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from poller.config import PracticeConfig
 from poller.core import plan
 from poller.core.advice import ago
-from poller.core.facts import BudgetFacts, ConfigFacts, FeedFacts, Hold, PracticeFacts, SinkFacts
+from poller.core.facts import BudgetFacts, ConfigFacts, FeedFacts, Hold, PatientSourceFacts, PracticeFacts, SinkFacts
 from poller.core.health import GONE, Cause, FeedState, State, is_gone, judge, judge_configuration
 from poller.core.model import Kind, Strategy, Target
 from poller.core.plan import Schedule, TargetState
@@ -43,6 +43,7 @@ FEEDS = st.builds(
     paused=st.none() | OPERATORS,
     shut_out=st.none() | OWN,
     held_deletes=COUNTS,
+    nobody=st.booleans(),
 )
 SINKS = st.builds(
     SinkFacts,
@@ -52,7 +53,10 @@ SINKS = st.builds(
     parked=COUNTS,
     waiting=COUNTS,
     configured=st.booleans(),
+    begun=st.booleans(),
+    wanted_since=st.none() | TIMES,
     in_snapshot=st.booleans(),
+    moved_at=st.none() | TIMES,
     oldest_waiting=st.none() | TIMES,
     parked_for=st.sampled_from([(), (("unroutable: x", 2),), (("too large: x", 1),), (("x", 1),)]),
 )
@@ -74,7 +78,14 @@ PRACTICES = st.builds(
     paused=st.none() | OPERATORS,
     shut_out=st.none() | OWN,
     in_force=st.booleans(),
-)
+    configured=st.booleans(),
+    failing_sources=st.lists(
+        st.builds(
+            PatientSourceFacts, st.sampled_from(["roster", "group"]), st.none() | st.just("x"), st.none() | TIMES
+        ),
+        max_size=2,
+    ).map(tuple),
+).map(lambda facts: facts if facts.configured else replace(facts, feeds=(), in_force=False))
 BAD = {FeedState.LATE, FeedState.REFUSED}
 
 
@@ -137,6 +148,8 @@ def test_a_look_is_good_for_a_minute() -> None:
     assert not is_gone(facts, NOW)
     assert is_gone(facts, NOW + dt.timedelta(microseconds=1))
     assert is_gone(replace(facts, last_look=None), NOW)
+    assert not is_gone(replace(facts, last_look=NOW + GONE), NOW)
+    assert is_gone(replace(facts, last_look=NOW + GONE + dt.timedelta(microseconds=1)), NOW), "a clock was put back"
     assert not is_gone(replace(facts, last_look=None, in_force=False), NOW), "nobody was told to read it yet"
 
 
