@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from poller.config import PracticeConfig
+from poller.core.audit import discarded_as
 from poller.core.envelope import wire_sequence
 from poller.core.health import FeedHealth, Health
-from poller.core.model import Event
+from poller.core.model import Action, Event, Origin
 from poller.core.sink import Sink
-from poller.core.trace import Arrival, At, FeedTrace, PatientTrace, Place, ResourceTrace, SinkPlace, Told, arrival
+from poller.core.trace import (
+    At,
+    FeedTrace,
+    PatientTrace,
+    Place,
+    ResourceTrace,
+    SinkPlace,
+    Told,
+    arrival,
+    is_before_start,
+)
 from poller.store.log import EventLog
 from poller.store.why import Counted, Kept, Parkings, WhyStore
 
@@ -37,6 +49,7 @@ def trace_resource(
     whose = (patient, known[1] if known is not None else None) if patient is not None else None
     kept = store.events(code, kind, id_, SHOWN)
     parked = store.parked(code, found.partition_key, resource) if found is not None else Parkings({}, {})
+    kept += _older(code, {place for _, place in parked.of_log} - {one.place for one in kept}, log)
     feed = next((one for one in health.feeds if one.facts.feed == kind and kind in config.feeds), None)
     return ResourceTrace(
         practice=code,
@@ -47,7 +60,7 @@ def trace_resource(
         known=known[0] if known is not None else None,
         readings=tuple(store.readings(code, [kind], whose, resource)),
         stored=found.facts if found is not None else None,
-        events=tuple(_told(code, kept, parked, list(sinks), store.sinks(code), log)),
+        events=tuple(_told(code, kept, parked, list(sinks), store, log)),
         categories=config.feeds[kind].categories if kind in config.feeds and _is_by_patient(feed) else (),
     )
 
@@ -62,7 +75,7 @@ def trace_patient(
     parked = store.parked(code, f"{_PATIENT}{patient}")
     kept = store.events_of_patient(code, patient, SHOWN)
     kept += _older(code, {place for _, place in parked.of_log} - {one.place for one in kept}, log)
-    told = _told(code, kept, parked, list(sinks), store.sinks(code), log)
+    told = _told(code, kept, parked, list(sinks), store, log)
     feeds = [one for one in health.feeds if one.facts.feed in config.feeds]
     return PatientTrace(
         practice=code,
@@ -110,11 +123,13 @@ def _told(
     kept: Sequence[Kept],
     parked: Parkings,
     sinks: Sequence[Sink],
-    places: Sequence[SinkPlace],
+    store: WhyStore,
     log: EventLog,
 ) -> Iterable[Told]:
     """Events with what became of each at each sink; of a sink that is not configured any more nothing is told."""
-    by_name = {place.sink: place for place in places}
+    by_name = {place.sink: place for place in store.sinks(code)}
+    showings = store.showings(code, sorted({(one.resource_type, one.id) for one in kept}))
+    discarded = store.discarded(code, kept) if any(_may_have_lost(place) for place in by_name.values()) else {}
     bodies = any(sink.only.reads_bodies for sink in sinks)
     for one in kept:
         event = _event_at(code, one.place, log, bodies=bodies)
@@ -122,11 +137,22 @@ def _told(
         at = []
         for sink in sinks:
             place = by_name.get(sink.name) or SinkPlace(sink.name, "beginning", one.recorded_at, (0, 0))
-            wanted = event is None or sink.wants(event)
-            reason = parked.of_log.get((sink.name, one.place))
-            came, why = arrival(one.place, one.recorded_at, place, wanted=wanted, parked=reason)
-            if came is Arrival.SKIPPED and (of_snapshot := parked.of_snapshot.get((sink.name, resource))) is not None:
-                came, why = Arrival.PARKED, of_snapshot
+            showing = showings.get((sink.name, resource))
+            is_shown = (
+                showing is not None and showing.version == one.version and is_before_start(one.recorded_at, place)
+            )
+            came, why = arrival(
+                one.place,
+                one.recorded_at,
+                place,
+                wanted=event is None or sink.wants(_shown(event) if is_shown else event),
+                parked=parked.of_snapshot.get((sink.name, resource))
+                if is_shown
+                else parked.of_log.get((sink.name, one.place)),
+                discarded=discarded.get((sink.name, discarded_as(resource, None if is_shown else one.place))),
+                version=one.version,
+                showing=showing,
+            )
             at.append(At(sink.name, came, why))
         yield Told(
             resource,
@@ -137,3 +163,13 @@ def _told(
             one.recorded_at,
             tuple(at),
         )
+
+
+def _may_have_lost(place: SinkPlace) -> bool:
+    """Whether a person may have given up events there; those of a snapshot are in no books."""
+    return place.discarded > 0 or place.start == "snapshot"
+
+
+def _shown(event: Event) -> Event:
+    """A change as a snapshot shows what it has made, as far as filters look at it."""
+    return replace(event, action=Action.CREATED, origin=Origin.BASELINE, changed=(), ordinal=1)

@@ -14,12 +14,15 @@ from poller.app import Installation
 from poller.commands.audited import note
 from poller.commands.options import DEFAULT_CONFIG, Actor, ConfigOption, Reason, load, place
 from poller.config import Config
-from poller.core.audit import WHOLE, Action
+from poller.core.audit import WHOLE, Action, discarded_as
 from poller.core.envelope import wire_sequence
 from poller.errors import DEGRADED, ConfigError, NotFound
 from poller.installation import sinks_of
 from poller.store.log import Selection
 from poller.store.sinks import Books, Parked, Wish
+
+TOGETHER = 1_000
+"""Events that are given up, and noted in the audit, at once."""
 
 app = typer.Typer(help="Where events go: the books, and what is parked.", no_args_is_help=True)
 
@@ -166,11 +169,19 @@ def discard(
 
     Example: poller sinks discard changes FAMLYMED --type DocumentReference --id the-id
     """
+    which, count = {"type": resource_type, "id": id_}, 0
     with Installation(load(config)) as installation:
-        note(installation, Action.SINKS_DISCARD, practice, reason, sink=sink, type=resource_type, id=id_)
-        if not installation.sinks.parked(sink, practice, (resource_type, id_), limit=1):
+        while parked := installation.sinks.parked(sink, practice, (resource_type, id_), TOGETHER):
+            # by name: `poller why` tells from it what became of an event of which nothing else is left here
+            events = [
+                discarded_as(f"{one.resource_type}/{one.id}", None if one.ordinal else (one.epoch, one.sequence))
+                for one in parked
+            ]
+            note(installation, Action.SINKS_DISCARD, practice, reason, sink=sink, **which, events=events)
+            count += installation.sinks.discard(sink, practice, parked)
+        if not count:
+            note(installation, Action.SINKS_DISCARD, practice, reason, sink=sink, **which)
             raise NotFound("nothing of that is parked; see `poller sinks show`")
-        count = installation.sinks.discard(sink, practice, resource_type, id_)
     typer.echo(f"{count} discarded")
 
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from poller.core.envelope import wire_sequence
+
 WHOLE = "*"
 """Stands for the whole installation among practices."""
 
@@ -58,6 +60,11 @@ class Entry:
     action: Action
     scope: Scope = field(default_factory=dict, repr=False)
     reason: str = field(default="", repr=False)
+
+
+def discarded_as(resource: str, place: tuple[int, int] | None) -> str:
+    """What the scope of ``sinks discard`` calls an event that is given up; ``place``: in the log, None for one of a snapshot."""
+    return f"{resource} {wire_sequence(*place) if place is not None else 'snapshot'}"
 
 
 def scope_of(**named: object) -> dict[str, object]:

@@ -142,7 +142,11 @@ def why_schema() -> dict[str, Any]:
         version=_COUNT, deleted=_FLAG, firstSeen=_INSTANT, changed=_INSTANT, absence=_MAYBE, missingSince=_WHEN
     )
     known = _object(since=_INSTANT, goneAt=_WHEN, named=_list(_object(source=_NAME, first=_INSTANT, last=_INSTANT)))
-    sink = _object(sink=_NAME, arrival=_NAME | {"enum": [one.value for one in Arrival]}, reason=_NAME)
+    sink = _object(
+        sink=_NAME,
+        arrival=_NAME | {"enum": [one.value for one in Arrival], "description": "More may be added."},
+        reason=_NAME,
+    )
     event = _object(
         resource=_NAME,
         version=_COUNT,

@@ -23,6 +23,8 @@ class Arrival(StrEnum):
     """By the sink's filter as it is now."""
     SKIPPED = "skipped"
     """It was recorded before the sink's start."""
+    DISCARDED = "discarded"
+    """A person gave it up while it was parked."""
     PARKED = "parked"
     WAITING = "waiting"
 
@@ -41,6 +43,7 @@ class Stop(StrEnum):
     NO_SINK = "no sink"
     PARKED = "parked"
     WAITING = "waiting"
+    DISCARDED = "discarded"
     FILTERED = "filtered"
     SKIPPED = "skipped"
     NOT_READ_SINCE = "not read since"
@@ -114,6 +117,20 @@ class SinkPlace:
     place: Place
     discarded: int = 0
     """Events that a person has given up, of whatever resource."""
+    in_snapshot: bool = False
+    """Whether its snapshot is under way; its place is then where that was taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Showing:
+    """What a sink that starts from a snapshot gets of a resource in place of the events before."""
+
+    version: int
+    """The last one before the start."""
+    deleted: bool
+    """Whether that is a delete: then it gets nothing."""
+    to_come: bool
+    """Whether the snapshot has not come to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,27 +212,56 @@ class Verdict:
 
 
 def arrival(
-    place: Place, recorded_at: dt.datetime, sink: SinkPlace, *, wanted: bool, parked: str | None
+    place: Place,
+    recorded_at: dt.datetime,
+    sink: SinkPlace,
+    *,
+    wanted: bool,
+    parked: str | None,
+    discarded: str | None = None,
+    version: int = 0,
+    showing: Showing | None = None,
 ) -> tuple[Arrival, str]:
-    """What became of an event at a sink, and why. ``parked``: the reason, if it is; ``wanted``: by the filter as it is now."""
-    if parked is not None:
-        return Arrival.PARKED, parked
+    """What became of an event at a sink, and why.
+
+    ``parked``: the reason, if it is; ``discarded``: by whom and why, if it was; ``wanted``: by the filter as it is now; ``showing``: what
+    the sink's snapshot shows of the resource, of which the event made ``version``.
+    """
+    if parked is not None or discarded is not None:
+        return (Arrival.PARKED, parked) if parked is not None else (Arrival.DISCARDED, discarded or "")
     if place > sink.place:
         return Arrival.WAITING, ""
-    if _is_before_start(recorded_at, sink):
-        return Arrival.SKIPPED, f"the sink starts at {sink.start}"
+    if is_before_start(recorded_at, sink):
+        if showing is None:
+            return Arrival.SKIPPED, f"the sink starts at {sink.start}"
+        return _in_snapshot(version, showing, wanted=wanted)
     if not wanted:
-        return Arrival.FILTERED, "by its filter as it is now"
-    discarded = f"unless it is one of the {sink.discarded} that were discarded" if sink.discarded else ""
-    return Arrival.DELIVERED, discarded
+        return Arrival.FILTERED, _FILTERED
+    return Arrival.DELIVERED, ""
 
 
-def _is_before_start(recorded_at: dt.datetime, sink: SinkPlace) -> bool:
+_FILTERED = "by its filter as it is now"
+
+
+def _in_snapshot(version: int, showing: Showing, *, wanted: bool) -> tuple[Arrival, str]:
+    if version != showing.version:
+        return Arrival.SKIPPED, f"the snapshot shows version {showing.version}"
+    if showing.deleted:
+        return Arrival.SKIPPED, "it was deleted before the snapshot"
+    if not wanted:
+        return Arrival.FILTERED, _FILTERED
+    if showing.to_come:
+        return Arrival.WAITING, "its snapshot has not come to it"
+    return Arrival.DELIVERED, "in the snapshot that the sink starts from"
+
+
+def is_before_start(recorded_at: dt.datetime, sink: SinkPlace) -> bool:
+    """Whether an event that a sink has passed lies before its start."""
     match sink.start:
         case "beginning":
             return False
         case "now" | "snapshot":
-            return recorded_at <= sink.started_at
+            return sink.in_snapshot or recorded_at <= sink.started_at
         case since:
             return recorded_at < dt.datetime.fromisoformat(since)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from poller.core.advice import next_for_parked
 from poller.core.health import FeedHealth, FeedState
@@ -24,18 +24,17 @@ _UNREAD = frozenset({FeedState.LATE, FeedState.REFUSED, FeedState.PAUSED, FeedSt
 
 
 def judge_resource(trace: ResourceTrace) -> Verdict:
-    """Where a resource stopped: at the first station that it has not passed."""
+    """Where a resource stopped: at the first station that it, or any of its events, has not passed."""
     if trace.stored is None:
         return _unseen(trace)
-    if (held := _held(trace, trace.stored)) is not None:
-        return held
+    if (stuck := _held(trace, trace.stored) or _worst(trace.practice, trace.events, named=False)) is not None:
+        return stuck
     if not trace.events:
         sentence = f"version {trace.stored.version} is stored, and no event of it is kept: retention has dropped them"
         return Verdict(
             Stop.NO_EVENT, sentence, f"`poller history {trace.practice} {trace.resource}` shows what is kept"
         )
-    last = trace.events[0]
-    stopped = _at_sinks(trace.practice, last, "")
+    stopped = _at_sinks(trace.practice, trace.events[0], "")
     if stopped.stop is Stop.DELIVERED and trace.feed is not None and trace.feed.state in _UNREAD:
         return _not_read_since(trace.practice, stopped, [trace.feed], _latest(trace.readings))
     if stopped.stop is Stop.DELIVERED and trace.feed is None:
@@ -62,7 +61,7 @@ def judge_patient(trace: PatientTrace) -> Verdict:
         return Verdict(
             Stop.NOT_READ, sentence, f"`poller read-now {code} --patient {patient}` reads them before everything else"
         )
-    worst = _worst(code, trace.events)
+    worst = _worst(code, trace.events, named=True)
     if worst is not None:
         return worst
     behind = [one.feed for one in trace.feeds if one.feed.state in _UNREAD - {FeedState.RETIRED}]
@@ -139,11 +138,19 @@ def _at_sinks(code: str, event: Told, what: str) -> Verdict:
     for at in event.sinks:
         by.setdefault(at.arrival, []).append(at.sink)
     if waiting := by.get(Arrival.WAITING):
-        sentence = f"{named} waits for {' and '.join(waiting)} since {_time(event.recorded_at)}"
+        why = next((f": {at.reason}" for at in event.sinks if at.arrival is Arrival.WAITING and at.reason), "")
+        sentence = f"{named} waits for {' and '.join(waiting)} since {_time(event.recorded_at)}{why}"
         return Verdict(
             Stop.WAITING,
             sentence,
             f"it goes out by itself; if it waits for long, `poller status {code}` says what keeps the sink",
+        )
+    if discarded := by.get(Arrival.DISCARDED):
+        why = next(f": {at.reason}" for at in event.sinks if at.arrival is Arrival.DISCARDED)
+        return Verdict(
+            Stop.DISCARDED,
+            f"{named} was discarded at {' and '.join(discarded)}{why}",
+            f"`poller replay {code}` sends it, if it is wanted after all",
         )
     if delivered := by.get(Arrival.DELIVERED):
         left = [
@@ -157,6 +164,11 @@ def _at_sinks(code: str, event: Told, what: str) -> Verdict:
             sentence,
             "nothing here; look at the consumer, which may have dropped a version that it knew",
         )
+    return _nowhere(code, named, by)
+
+
+def _nowhere(code: str, named: str, by: Mapping[Arrival, Sequence[str]]) -> Verdict:
+    """Of an event that no sink has taken, nor is to take."""
     if filtered := by.get(Arrival.FILTERED):
         sentence = f"{named} was filtered by {' and '.join(filtered)}, so it went nowhere"
         return Verdict(
@@ -172,11 +184,12 @@ def _at_sinks(code: str, event: Told, what: str) -> Verdict:
     )
 
 
-def _worst(code: str, events: Sequence[Told]) -> Verdict | None:
-    """The first of the patient's events that did not go where it should, what is parked before what waits."""
-    found = [(event, _at_sinks(code, event, f"{event.resource} ")) for event in reversed(events)]
-    for stop in (Stop.PARKED, Stop.WAITING):
-        for _, verdict in found:
+def _worst(code: str, events: Sequence[Told], *, named: bool) -> Verdict | None:
+    """The first event that did not go where it should, what is parked before what waits; ``named``: say of which resource."""
+    in_order = sorted(events, key=lambda event: event.sequence)
+    found = [_at_sinks(code, event, f"{event.resource} " if named else "") for event in in_order]
+    for stop in (Stop.PARKED, Stop.WAITING, Stop.DISCARDED):
+        for verdict in found:
             if verdict.stop is stop:
                 return verdict
     return None

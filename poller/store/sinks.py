@@ -333,9 +333,14 @@ class SinkLog(EventLog):
                     raise NotFound("that is asked already; the sink parks the event when it comes to it")
             return event.epoch, event.sequence
 
-    def discard(self, sink: str, practice: str, resource_type: str | None = None, id_: str | None = None) -> int:
-        """Give parked events up for good; how many. Raises NotFound as :meth:`release`."""
-        binds = self._chosen(sink, practice, resource_type, id_)
+    def discard(self, sink: str, practice: str, parked: Sequence[Parked]) -> int:
+        """Give these up for good, as far as they are parked still; how many. Raises NotFound as :meth:`release`."""
+        places = {
+            "epochs": [one.epoch for one in parked],
+            "sequences": [one.sequence for one in parked],
+            "ordinals": [one.ordinal for one in parked],
+        }
+        binds = _whose(sink, practice) | places
         with self._engine.begin() as connection:
             self._lock(connection, binds)
             return int(connection.execute(sql("discard_parked"), binds).scalar_one())

@@ -9,8 +9,9 @@ from typing import Any
 
 from sqlalchemy import Engine, text
 
-from poller.core.model import Kind, Target
-from poller.core.trace import Naming, PatientFacts, Place, Reading, SinkPlace, StoredFacts
+from poller.core.audit import discarded_as
+from poller.core.model import Action, Kind, Target
+from poller.core.trace import Naming, PatientFacts, Place, Reading, Showing, SinkPlace, StoredFacts
 from poller.store.engine import sql
 from poller.store.patients import Enumeration, enumerations_in
 
@@ -134,7 +135,7 @@ class WhyStore:
     def sinks(self, practice: str) -> list[SinkPlace]:
         """Where each sink that has begun stands in the practice's log."""
         return [
-            SinkPlace(row.sink, row.start, row.started_at, (row.epoch, row.sequence), row.discarded)
+            SinkPlace(row.sink, row.start, row.started_at, (row.epoch, row.sequence), row.discarded, row.in_snapshot)
             for row in self._rows("why_sinks", {"practice": practice})
         ]
 
@@ -149,6 +150,28 @@ class WhyStore:
                 found.of_snapshot[row.sink, f"{row.resource_type}/{row.id}"] = reason
             else:
                 found.of_log[row.sink, (row.epoch, row.sequence)] = reason
+        return found
+
+    def showings(self, practice: str, resources: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Showing]:
+        """What snapshots show of resources, by sink and ``Type/id``, for sinks that start from one and resources that were there."""
+        binds = {"practice": practice, "types": [kind for kind, _ in resources], "ids": [id_ for _, id_ in resources]}
+        return {
+            (row.sink, f"{row.resource_type}/{row.id}"): Showing(
+                row.version, row.action == Action.DELETED.value, row.to_come
+            )
+            for row in self._rows("why_snapshots", binds)
+        }
+
+    def discarded(self, practice: str, events: Sequence[Kept]) -> dict[tuple[str, str], str]:
+        """Which of these events were given up, by sink and :func:`poller.core.audit.discarded_as`: by whom, when and why."""
+        asked = {discarded_as(f"{one.resource_type}/{one.id}", at) for one in events for at in (one.place, None)}
+        found = {}
+        since = min((one.recorded_at for one in events), default=None)
+        binds = {"practice": practice, "events": sorted(asked), "since": since}
+        for row in self._rows("why_discarded", binds):
+            because = f": {row.reason}" if row.reason else ""
+            for one in asked.intersection(row.events):
+                found[row.sink, one] = f"by {row.actor} at {row.at.astimezone(dt.UTC):%Y-%m-%d %H:%M} UTC{because}"
         return found
 
     def now(self) -> dt.datetime:

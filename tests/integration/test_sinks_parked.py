@@ -163,7 +163,7 @@ def test_what_a_person_gives_up_is_booked_and_its_resource_flows_again(bench: Be
     with running(history.log, bench.broker(), sink):
         until(lambda: [row.released for row in history.log.parked(sink.name)] == [False, False])
         until(lambda: passed(history.log, sink, "A"))
-        assert history.log.discard(sink.name, "A", "Observation", "o1") == 2
+        assert history.log.discard(sink.name, "A", history.log.parked(sink.name, "A", ("Observation", "o1"))) == 2
         bench.bind()
         history.change("A", "o1", "4")
         until(lambda: passed(history.log, sink, "A"))

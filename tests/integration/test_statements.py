@@ -91,6 +91,7 @@ INSERT INTO poller.audit (practice, at, actor, action, scope, reason)
 SELECT 'p' || n % 7, timestamptz '2026-10-05 00:00Z' + n * interval '3 minutes', 'me', 'why', '{"resource": "Observation/o1"}', ''
 FROM generate_series(1, 20000) AS n;
 INSERT INTO poller.cursor SELECT 's' || n, 'p1', 1, 10, NULL, now() FROM generate_series(1, 3) AS n;
+UPDATE poller.sink SET start = 'snapshot' WHERE sink <> 's1';
 INSERT INTO poller.parked
 SELECT practice, sink, epoch, sequence, 0, resource_type, id, 'unroutable', sequence % 10 = 0, now()
 FROM poller.event, unnest(ARRAY['s1', 's2', 's3']) AS sink
@@ -263,7 +264,7 @@ CASES: dict[str, tuple[dict[str, Any], int]] = {
     "begin_sink": (BEGUN | {"since": None}, 80),
     "begin_sink: from a time": (BEGUN | {"since": dt.datetime(2026, 11, 10, tzinfo=dt.UTC)}, 9000),
     "books": ({}, 400),
-    "discard_parked": (SINK | ANY, 500),
+    "discard_parked": (SINK | {"epochs": [1] * 50, "sequences": list(range(100, 150)), "ordinals": [0] * 50}, 700),
     "list_parked": (SINK | ANY | {"limit": 100}, 300),
     "lock_cursor": (SINK, 10),
     "park": (PARKING, 1000),
@@ -433,12 +434,14 @@ CASES: dict[str, tuple[dict[str, Any], int]] = {
     "verify_note": (rows(1000) | {"outcomes": ["missing"] * len(rows(1000)["ids"])}, 200),
     "verify_stored": (versions(1000) | PRACTICE, 5000),
     "verify_stored: under other rules": (versions(1000) | PRACTICE | {"rules": [-1] * len(rows(1000)["ids"])}, 8000),
+    "why_discarded": (PRACTICE | {"events": ["Observation/o1 0000000001-00000000000000000001"], "since": NOW - dt.timedelta(days=20)}, 300),
     "why_events": (ONE | {"limit": 20}, 60),
     "why_events_of_patient": (PRACTICE | {"partition_key": "Patient/a7", "limit": 20}, 200),
     "why_parked": (PRACTICE | ANY | {"partition_key": "Patient/a7"}, 600),
     "why_patient": (PRACTICE | {"patient": "a7"}, 20),
     "why_resource": (ONE, 20),
     "why_sinks": (PRACTICE, 20),
+    "why_snapshots": (PRACTICE | rows(20), 300),
     "why_stored": (PRACTICE | {"partition_key": "Patient/a7"}, 100),
     "why_targets": (ONE | {"patients": ["a7", "8.0"], "targets": ["Observation/-/sweep/-", "Observation/-/window/-"]}, 100),
     "update_snapshots": (versions(50) | BATCH, 3000),

@@ -155,7 +155,7 @@ def test_what_is_parked_of_a_removed_practice_is_told_and_nothing_once_all_is_go
     finding = the_one(practice(status(scene, DEGRADED))["findings"], "not configured")
     assert finding["what"] == "it is not in the configuration any more, and 1 event of it is parked at changes"
     assert f"`poller sinks discard changes {CODE}`" in finding["next"]
-    scene.sinks.discard("changes", CODE)
+    scene.sinks.discard("changes", CODE, scene.sinks.parked("changes", CODE))
     assert [one["practice"] for one in status(scene, 0)["practices"]] == ["OTHERP"]
     result = scene.poller("status", CODE)
     assert isinstance(result.exception, NotFound)

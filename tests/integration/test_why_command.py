@@ -107,13 +107,6 @@ def test_what_was_recorded_before_the_sink_began_was_skipped(scene: Scene) -> No
         )
     told = why(scene, 0, "Observation/o1")
     assert (told["stop"], told["next"]) == ("skipped", "`poller replay FAMLYM` sends it, if it is wanted")
-    with scene.relay.begin() as connection:
-        connection.exec_driver_sql(
-            "INSERT INTO poller.parked VALUES ('FAMLYM', 'late', 1, 1, 1, 'Observation', 'o1', 'too large: 9 bytes', false, now())"
-        )
-    told = why(scene, DEGRADED, "Observation/o1")
-    assert (told["stop"], told["events"][0]["sinks"][0]["reason"]) == ("parked", "too large: 9 bytes"), "in a snapshot"
-    assert "1 event is parked at late" in scene.poller("status", CODE).stdout
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from poller.core.trace import (
     PatientTrace,
     Reading,
     ResourceTrace,
+    Showing,
     SinkPlace,
     Stop,
     StoredFacts,
@@ -113,9 +114,9 @@ def test_every_way_of_a_resource_has_an_end_a_sentence_and_a_next_step(trace: Re
 @given(RESOURCES)
 def test_nothing_is_called_delivered_that_a_sink_lacks_or_that_is_read_no_more(trace: ResourceTrace) -> None:
     if judge_resource(trace).stop is Stop.DELIVERED:
-        arrivals = {at.arrival for at in trace.events[0].sinks}
-        assert Arrival.DELIVERED in arrivals
-        assert not arrivals & {Arrival.PARKED, Arrival.WAITING}
+        assert Arrival.DELIVERED in {at.arrival for at in trace.events[0].sinks}
+        arrivals = {at.arrival for event in trace.events for at in event.sinks}
+        assert not arrivals & {Arrival.PARKED, Arrival.WAITING, Arrival.DISCARDED}
         assert trace.feed is not None
         assert trace.feed.state in {FeedState.FRESH, FeedState.BASELINE}
 
@@ -137,7 +138,7 @@ def test_every_way_of_a_patient_has_an_end_a_sentence_and_a_next_step(trace: Pat
     assert (verdict.stop is Stop.NOBODY) == (trace.known is None)
     if verdict.stop.is_as_it_should_be and verdict.stop is not Stop.GONE:
         arrivals = {at.arrival for event in trace.events for at in event.sinks}
-        assert not arrivals & {Arrival.PARKED, Arrival.WAITING}
+        assert not arrivals & {Arrival.PARKED, Arrival.WAITING, Arrival.DISCARDED}
 
 
 @given(
@@ -148,6 +149,8 @@ def test_every_way_of_a_patient_has_an_end_a_sentence_and_a_next_step(trace: Pat
     st.sampled_from(["beginning", "now", "snapshot", NOW.isoformat()]),
     st.booleans(),
     st.none() | REASONS,
+    st.none() | st.just("by ann"),
+    st.none() | st.builds(Showing, st.integers(1, 3), st.booleans(), st.booleans()),
 )
 def test_an_event_is_at_a_sink_what_the_cursor_says(
     place: tuple[int, int],
@@ -157,10 +160,21 @@ def test_an_event_is_at_a_sink_what_the_cursor_says(
     start: str,
     wanted: bool,
     parked: str | None,
+    discarded: str | None,
+    showing: Showing | None,
 ) -> None:
-    found, reason = arrival(place, recorded, SinkPlace("changes", start, started, cursor), wanted=wanted, parked=parked)
+    showing = showing if start == "snapshot" else None
+    sink = SinkPlace("changes", start, started, cursor)
+    found, reason = arrival(
+        place, recorded, sink, wanted=wanted, parked=parked, discarded=discarded, version=2, showing=showing
+    )
     if parked is not None:
         assert (found, reason) == (Arrival.PARKED, parked)
+    elif discarded is not None:
+        assert (found, reason) == (Arrival.DISCARDED, discarded)
+    elif showing is not None and place <= cursor and recorded <= started:
+        assert (found is Arrival.DELIVERED) == (showing == Showing(2, deleted=False, to_come=False) and wanted)
+        assert (found is Arrival.WAITING) == (showing == Showing(2, deleted=False, to_come=True) and wanted)
     else:
         assert (found is Arrival.WAITING) == (place > cursor)
         if found is Arrival.DELIVERED:
