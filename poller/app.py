@@ -192,9 +192,7 @@ class Engine:
             )
 
     async def _keep_configuration(self) -> None:
-        revision = await asyncio.to_thread(self._reloading.keep, whoami(), "start")
-        if revision is not None:
-            await asyncio.to_thread(self._post.runs, revision)
+        await asyncio.to_thread(self._reloading.keep, whoami(), "start", self._post.runs)
 
     def _refusals(self, following: Written, before: Config | None) -> list[str]:
         """What the practices and their budgets say against a configuration: promises that cannot be kept."""

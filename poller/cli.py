@@ -226,9 +226,14 @@ def queue_url(
     if as_json:
         typer.echo(json.dumps({"url": url, "transport_options": options}))
         return
-    typer.echo(f"export BROKER_URL={shlex.quote(url)}")
+    said = (
+        url if loaded.is_embedded_broker else loaded.broker.url
+    )  # with the directory, where that is not kombu's to see in a URL
+    typer.echo(f"export BROKER_URL={shlex.quote(said)}")
     if "conn_string" in options:
         typer.echo(f"export QUEUE_DATABASE={shlex.quote(options['conn_string'])}")
+    elif options:
+        typer.echo(f"export TRANSPORT_OPTIONS={shlex.quote(json.dumps(options))}")
 
 
 @app.command()

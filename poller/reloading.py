@@ -65,14 +65,19 @@ class Reloading:
         self._check = check
         self._follow = follow
 
-    def keep(self, actor: str, reason: str) -> int | None:
-        """Keep what an engine starts with; returns its revision. Raises ConfigError if something speaks against it."""
+    def keep(self, actor: str, reason: str, runs: Callable[[int], None] = lambda _: None) -> int | None:
+        """Keep what an engine starts with; returns its revision, of which ``runs`` is told: others see then that it runs by that.
+
+        Raises ConfigError if something speaks against it.
+        """
         if self._present is None:
             return None
         name = self._present.config.name
-        if refused := [*self._strangers(self._present), *self._check(self._present, self._accepted(self._present))]:
-            raise ConfigError(refused)
-        revision = self._store.accept(name, self._present.text, actor=actor, reason=reason)
+        with self._store.one_at_a_time(name):  # two that start together must see each other
+            if refused := [*self._strangers(self._present), *self._check(self._present, self._accepted(self._present))]:
+                raise ConfigError(refused)
+            revision = self._store.accept(name, self._present.text, actor=actor, reason=reason)
+            runs(revision)
         metrics.CONFIG_REVISION.set(revision)
         _note(self._present.config)
         return revision

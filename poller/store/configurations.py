@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sqlalchemy import Engine, text
+from sqlalchemy.exc import DBAPIError
 
 from poller.config import document
 from poller.core.audit import WHOLE, Action, Entry
@@ -44,6 +47,20 @@ class ConfigurationStore:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+
+    @contextlib.contextmanager
+    def one_at_a_time(self, name: str) -> Iterator[None]:
+        """Whatever is done within is done by one poller of this name at a time."""
+        lock = {"name": name}
+        with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text("SELECT pg_advisory_lock(hashtext('poller.start'), hashtext(:name))"), lock)
+            try:
+                yield
+            finally:
+                with contextlib.suppress(DBAPIError):  # a session that is gone holds no lock
+                    connection.execute(
+                        text("SELECT pg_advisory_unlock(hashtext('poller.start'), hashtext(:name))"), lock
+                    )
 
     def accept(self, name: str, written: str, *, actor: str, reason: str) -> int:
         """Keep a configuration as the one in force for pollers of this name.

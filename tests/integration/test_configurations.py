@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -115,3 +117,33 @@ def test_two_of_one_name_that_read_quite_other_practices_are_told_apart_at_the_s
     both = "  B: {base_url: https://ehr.example/r4b, auth: none, feeds: {Patient: }}\n"
     grown = Written.of(CONFIG.format(name="poller", practice="A") + both, tmp_path / "A.yaml")
     assert reloading(store, grown, []).keep("ann", "start") is not None, "a new file on its way round the processes"
+
+
+def test_two_of_one_name_that_start_at_the_same_moment_are_told_apart(
+    engine: Engine, store: ConfigurationStore, posts: list[Post], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has looked for others before the other can be seen, unless one waits until the other is known."""
+    monkeypatch.chdir(tmp_path)
+    both, looked = threading.Barrier(2), ConfigurationStore.living
+
+    def look(self: ConfigurationStore, name: str) -> list[Living]:
+        found = looked(self, name)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            both.wait(1)
+        return found
+
+    monkeypatch.setattr(ConfigurationStore, "living", look)
+
+    def start(which: int) -> int | str | None:
+        present = written(tmp_path, "poller", "AB"[which])
+        try:
+            return reloading(ConfigurationStore(engine), present, []).keep("ann", "start", posts[which].runs)
+        except ConfigError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(2) as pool:
+        outcomes = [*pool.map(start, range(2))]
+    assert sorted(type(one).__name__ for one in outcomes) == ["int", "str"], outcomes
+    (refused,) = (one for one in outcomes if isinstance(one, str))
+    assert "runs on this store as poller too and reads none of these practices" in refused
+    assert len(store.revisions(10)) == 1

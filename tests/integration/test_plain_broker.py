@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,7 +16,9 @@ from kombu.connection import Connection
 from kombu.entity import Queue
 from kombu.messaging import Consumer
 from psycopg.conninfo import conninfo_to_dict
+from typer.testing import CliRunner
 
+from poller import cli
 from poller.app import Engine, Installation
 from poller.broker import plain
 from poller.broker.plain import PlainBroker, PlainPublisher, kombu_options
@@ -182,3 +185,19 @@ def test_every_transport_that_is_taken_is_one_of_kombu_and_what_it_needs_is_know
 )
 def test_urls_that_are_taken(url: str) -> None:
     assert check_broker_url(url) == url
+
+
+def test_queue_url_names_the_directory(tmp_path: Path) -> None:
+    file = tmp_path / "poller.yaml"
+    file.write_text(
+        f"broker: {{url: 'filesystem://{tmp_path}/a%20spool'}}\nsinks: {{s: {{exchange: plain.x, queues: [plain.q]}}}}\n"
+        "practices: {A: {base_url: 'http://127.0.0.1:1/A', auth: none, feeds: {Observation: {every: 5m}}}}\n"
+    )
+    folder = f"{tmp_path}/a spool"
+    options = {"data_folder_in": folder, "data_folder_out": folder, "control_folder": f"{folder}/control"}
+    said = CliRunner().invoke(cli.app, ["queue-url", "-c", str(file)])
+    names = dict(line.removeprefix("export ").partition("=")[::2] for line in said.stdout.splitlines())
+    assert shlex.split(names["BROKER_URL"]) == [f"filesystem://{tmp_path}/a%20spool"]
+    assert json.loads(shlex.split(names["TRANSPORT_OPTIONS"])[0]) == options
+    in_json = CliRunner().invoke(cli.app, ["queue-url", "--json", "-c", str(file)])
+    assert json.loads(in_json.stdout) == {"url": "filesystem://", "transport_options": options}
