@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from poller import config as configuration
-from poller import display, display_coverage, display_probe, keys, logs
+from poller import display, display_coverage, display_probe, keys, logs, output
 from poller.app import Installation, sinks_of
 from poller.commands import (
     audit,
@@ -37,7 +37,7 @@ from poller.commands import (
 )
 from poller.commands.as_of import as_of
 from poller.commands.audited import note
-from poller.commands.options import DEFAULT_CONFIG, ConfigOption, Practice, Reason, load, make_simulator_key
+from poller.commands.options import DEFAULT_CONFIG, ConfigOption, Practice, Reason, a_text, load, make_simulator_key
 from poller.core.audit import Action
 from poller.core.capability import to_json
 from poller.core.sink import Only
@@ -93,8 +93,12 @@ def options(
 
 def main() -> None:
     """Run a command; our own errors become one line on standard error and an exit code."""
+    output.guard()
     try:
-        app(standalone_mode=True)
+        try:
+            app(standalone_mode=True)
+        finally:
+            output.flush()
     except PollerError as error:
         for line in str(error).splitlines():
             sys.stderr.write(f"poller: {line}\n")
@@ -239,7 +243,7 @@ def queue_url(
 @app.command()
 def history(
     practice: Practice,
-    resource: Annotated[str, typer.Argument(help="Type/id, e.g. Observation/lab-1.")],
+    resource: Annotated[str, typer.Argument(help="Type/id, e.g. Observation/lab-1.", callback=a_text)],
     reason: Reason = "",
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: Annotated[bool, typer.Option("--json", help="One version a line, with the resource.")] = False,

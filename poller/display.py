@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
@@ -19,6 +20,20 @@ def console() -> Console:
     """Where tables are printed: as wide as the terminal, or wide enough for all tables if there is none."""
     shown = Console()
     return shown if shown.is_terminal else Console(width=_WIDTH)
+
+
+def table(*columns: Column | str, between: int = 2) -> Table:
+    """A table without lines between columns, which leave more room for what it says."""
+    return Table(*columns, box=box.SIMPLE, pad_edge=False, padding=(0, between, 0, 0), show_edge=False)
+
+
+def show_table(shown: Table | None, otherwise: str) -> None:
+    """Print a table no wider than others, or a line where there is none. What it holds is text: brackets are no markup."""
+    where = console()
+    if shown is None:
+        where.print(otherwise, markup=False, highlight=False)
+    else:
+        where.print(shown, width=min(_WIDTH, where.width))
 
 
 def action_of(event: Mapping[str, Any]) -> str:

@@ -61,6 +61,12 @@ class Unanswered(PollerError):  # noqa: N818
     exit_code = 3
 
 
+class OutputError(PollerError):
+    """What a command has to say cannot be written."""
+
+    exit_code = 7
+
+
 class Breach(PollerError):  # noqa: N818
     """A run was judged and broke a promise."""
 

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from poller import display
 from poller.commands.audited import note
-from poller.commands.options import DEFAULT_CONFIG, AsJson, ConfigOption, Reason, installed, utc
+from poller.commands.options import DEFAULT_CONFIG, AsJson, ConfigOption, Reason, a_text, installed, utc
 from poller.core.audit import WHOLE, Action
 from poller.store.audit import Noted, Query
 
@@ -20,13 +20,16 @@ from poller.store.audit import Noted, Query
 def audit(
     practice: Annotated[
         str | None,
-        typer.Argument(help="Only this practice, also one no longer configured, and what concerns all; without, all."),
+        typer.Argument(
+            help="Only this practice, also one no longer configured, and what concerns all; without, all.",
+            callback=a_text,
+        ),
     ] = None,
     since: Annotated[dt.datetime | None, typer.Option(help="Noted at or after; UTC.")] = None,
     until: Annotated[dt.datetime | None, typer.Option(help="Noted before; UTC.")] = None,
     action: Annotated[Action | None, typer.Option(help="Only this.")] = None,
     actor: Annotated[
-        str | None, typer.Option(help="Only by this one: user@host, or token:NAME of the reading API.")
+        str | None, typer.Option(help="Only by this one: user@host, or token:NAME of the reading API.", callback=a_text)
     ] = None,
     limit: Annotated[int, typer.Option(help="So many at most.", min=1, max=100_000)] = 100,
     reason: Reason = "",

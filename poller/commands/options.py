@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import re
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -28,22 +29,40 @@ DataDirOption = Annotated[
     Path | None,
     typer.Option("--data-dir", help="Where data_dir is, should the file be too broken to say it."),
 ]
-Practice = Annotated[str, typer.Argument(help="Code of the practice, as in the configuration.")]
+_HIDES_OR_MOVES = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
+"""Bidirectional classes of marks by which a terminal shows another text than stands there."""
 
 
-def a_text(value: str) -> str:
-    """What is kept as text. Raises typer.BadParameter for what no database takes as such."""
-    if "\x00" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
-        raise typer.BadParameter("not text; write UTF-8 without NUL")
+def a_text(value: str | None) -> str | None:
+    """What is kept or looked for as text. Raises typer.BadParameter for what no database takes as such, or a terminal would obey."""
+    for place, letter in enumerate(value or "", 1):
+        category = unicodedata.category(letter)
+        if category == "Cs":
+            raise typer.BadParameter(f"not UTF-8 (character {place}); write it as UTF-8")
+        if category in {"Cc", "Zl", "Zp"} or unicodedata.bidirectional(letter) in _HIDES_OR_MOVES:
+            raise typer.BadParameter(
+                f"a control character (U+{ord(letter):04X}, character {place}); write one line of plain text"
+            )
     return value
 
 
-Reason = Annotated[str, typer.Option("--reason", help="Why; kept with who asks. Name no patient.", callback=a_text)]
+def some_words(context: typer.Context, parameter: typer.CallbackParam, value: str) -> str:
+    """The same of what must say something where it is given at all."""
+    source = context.get_parameter_source(str(parameter.name))
+    if not value.strip() and source is not None and source.name != "DEFAULT":
+        raise typer.BadParameter("blank; write a few words")
+    return a_text(value) or ""
+
+
+Practice = Annotated[str, typer.Argument(help="Code of the practice, as in the configuration.", callback=a_text)]
+Reason = Annotated[str, typer.Option("--reason", help="Why; kept with who asks. Name no patient.", callback=some_words)]
 Actor = Annotated[
-    str, typer.Option("--actor", help="Who asks; without, who runs this.", default_factory=whoami, callback=a_text)
+    str, typer.Option("--actor", help="Who asks; without, who runs this.", default_factory=whoami, callback=some_words)
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object.")]
-_WIRE = re.compile(r"([0-9]{10})-([0-9]{20})")
+_WIRE = re.compile(r"([0-9]{1,10})-([0-9]{1,20})")
+"""Also without the noughts before, as commands print it."""
+_LARGEST = 2**63 - 1
 _NUMBER = re.compile(r"[0-9]{1,18}")
 DEFAULT_CONFIG = Path("config/poller.yaml")
 
@@ -134,10 +153,12 @@ def place(option: str, written: str | None, epoch: int) -> Place | None:
     """A sequence as it was written for ``option``; a number alone is of ``epoch``. Raises ConfigError."""
     if written is None:
         return None
-    if match := _WIRE.fullmatch(written):
+    if (match := _WIRE.fullmatch(written)) and int(match[2]) <= _LARGEST:
         return int(match[1]), int(match[2])
     if _NUMBER.fullmatch(written):
         return epoch, int(written)
     raise ConfigError(
-        [f"{option}: not a sequence; write it as in events, 0000000001-00000000000000000042, or its number alone"]
+        [
+            f"{option}: not a sequence; write it as in events, 0000000001-00000000000000000042, as 1-42, or its number alone"
+        ]
     )

@@ -7,15 +7,16 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.table import Column
 
 from poller import display
 from poller.app import Installation
 from poller.commands.audited import note
-from poller.commands.options import DEFAULT_CONFIG, Actor, ConfigOption, Reason, load, place
+from poller.commands.options import DEFAULT_CONFIG, Actor, ConfigOption, Reason, a_text, load, place
 from poller.config import Config
 from poller.core.audit import WHOLE, Action, discarded_as
 from poller.core.envelope import wire_sequence
+from poller.core.trace import short
 from poller.errors import DEGRADED, ConfigError, NotFound
 from poller.installation import sinks_of
 from poller.store.log import Selection
@@ -26,10 +27,10 @@ TOGETHER = 1_000
 
 app = typer.Typer(help="Where events go: the books, and what is parked.", no_args_is_help=True)
 
-SinkName = Annotated[str, typer.Argument(help="Name of the sink, as in the configuration.")]
-InPractice = Annotated[str, typer.Argument(metavar="PRACTICE", help="Code of the practice.")]
-OfType = Annotated[str | None, typer.Option("--type", help="Only this resource type.")]
-OfId = Annotated[str | None, typer.Option("--id", help="Only this id.")]
+SinkName = Annotated[str, typer.Argument(help="Name of the sink, as in the configuration.", callback=a_text)]
+InPractice = Annotated[str, typer.Argument(metavar="PRACTICE", help="Code of the practice.", callback=a_text)]
+OfType = Annotated[str | None, typer.Option("--type", help="Only this resource type.", callback=a_text)]
+OfId = Annotated[str | None, typer.Option("--id", help="Only this id.", callback=a_text)]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
 
@@ -46,10 +47,13 @@ def list_(config: ConfigOption = DEFAULT_CONFIG, as_json: AsJson = False) -> Non
         _lines(_as_json(one, loaded) for one in books)
     else:
         columns = ("recorded", "skipped", "delivered", "filtered", "discarded", "parked", "waiting", "missing")
-        table = Table("sink", "practice", *columns, "")
+        numbers = [Column(name, justify="right", overflow="fold") for name in columns]
+        table = display.table(
+            Column("sink", overflow="fold"), Column("practice", overflow="fold"), *numbers, "", between=1
+        )
         for one in books:
             table.add_row(one.sink, one.practice, *(str(getattr(one, name)) for name in columns), _remark(one, loaded))
-        display.console().print(table if books else "no sink has begun yet; `poller run` begins them")
+        display.show_table(table if books else None, "no sink has begun yet; `poller run` begins them")
     if any(one.missing for one in books):
         raise typer.Exit(1)
     if any(one.parked or one.released for one in books):
@@ -59,7 +63,7 @@ def list_(config: ConfigOption = DEFAULT_CONFIG, as_json: AsJson = False) -> Non
 @app.command()
 def show(
     sink: SinkName,
-    practice: Annotated[str | None, typer.Option(help="Only this practice.")] = None,
+    practice: Annotated[str | None, typer.Option(help="Only this practice.", callback=a_text)] = None,
     reason: Reason = "",
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: AsJson = False,
@@ -83,19 +87,22 @@ def show(
     if as_json:
         _lines([*(_parked_as_json(one) for one in parked), *(_wish_as_json(one) for one in wishes)])
         return
-    table = Table("practice", "sequence", "resource", "parked since", "state", "reason")
+    table = display.table(
+        "practice",
+        *(Column(name, overflow="fold") for name in ("sequence", "resource", "parked since", "state", "reason")),
+    )
     for one in parked:
         table.add_row(
             one.practice,
-            wire_sequence(*one.place),
+            short(wire_sequence(*one.place)),
             f"{one.resource_type}/{one.id}",
             f"{one.parked_at:%Y-%m-%d %H:%M:%S}",
             "released" if one.released else "parked",
             one.reason,
         )
     for wish in wishes:
-        table.add_row(wish.practice, wire_sequence(*wish.place), "", "", "to be parked", wish.words)
-    display.console().print(table if parked or wishes else "nothing is parked")
+        table.add_row(wish.practice, short(wire_sequence(*wish.place)), "", "", "to be parked", wish.words)
+    display.show_table(table if parked or wishes else None, "nothing is parked")
 
 
 @app.command()
@@ -134,7 +141,7 @@ def park(
         which = {"sequence": sequence, "type": resource_type, "id": id_}
         note(installation, Action.SINKS_PARK, practice, reason, actor, sink=sink, **which)
         found = installation.sinks.ask_parking(chosen, selection, actor=actor, reason=reason)
-    typer.echo(f"{wire_sequence(*found)} will be parked when the sink comes to it; see `poller sinks show {sink}`")
+    typer.echo(f"{wire_sequence(*found)} will be parked when the sink comes to it;\nsee `poller sinks show {sink}`")
 
 
 @app.command()

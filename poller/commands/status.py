@@ -9,7 +9,7 @@ import typer
 
 from poller import display, display_status
 from poller.app import Installation
-from poller.commands.options import DEFAULT_CONFIG, AsJson, ConfigOption, last_good, load_written
+from poller.commands.options import DEFAULT_CONFIG, AsJson, ConfigOption, a_text, last_good, load_written
 from poller.config import Config
 from poller.core.facts import ConfigFacts
 from poller.errors import DEGRADED, ConfigError, NotFound, StoreError
@@ -20,7 +20,10 @@ from poller.store.configurations import Revision
 
 def status(
     practice: Annotated[
-        str | None, typer.Argument(help="Code of the practice, for each feed and sink of it; without, a line for each.")
+        str | None,
+        typer.Argument(
+            help="Code of the practice, for each feed and sink of it; without, a line for each.", callback=a_text
+        ),
     ] = None,
     late: Annotated[bool, typer.Option("--late", help="Only what is not as it should be.")] = False,
     config: ConfigOption = DEFAULT_CONFIG,

@@ -11,7 +11,7 @@ import typer
 from poller import display, display_why
 from poller.app import Installation, sinks_of
 from poller.commands.audited import note
-from poller.commands.options import DEFAULT_CONFIG, AsJson, ConfigOption, Practice, Reason, installed
+from poller.commands.options import DEFAULT_CONFIG, AsJson, ConfigOption, Practice, Reason, a_text, installed
 from poller.commands.status import in_force_by
 from poller.core.audit import Action
 from poller.core.health import judge
@@ -27,9 +27,10 @@ _RESOURCE = re.compile(r"([A-Z][A-Za-z]{1,63})/([A-Za-z0-9\-.]{1,64})")
 
 def why(
     practice: Practice,
-    resource: Annotated[str | None, typer.Argument(help="Type/id, e.g. Observation/lab-1.")] = None,
+    resource: Annotated[str | None, typer.Argument(help="Type/id, e.g. Observation/lab-1.", callback=a_text)] = None,
     patient: Annotated[
-        str | None, typer.Option("--patient", help="Instead: all that the patient with this logical id has.")
+        str | None,
+        typer.Option("--patient", help="Instead: all that the patient with this logical id has.", callback=a_text),
     ] = None,
     reason: Reason = "",
     config: ConfigOption = DEFAULT_CONFIG,
