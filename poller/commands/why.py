@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -88,4 +89,6 @@ def _trace(
     store, log = installation.why, installation.reading_log
     if isinstance(asked, str):
         return trace_patient(config, health, sinks, store, log, asked)
-    return trace_resource(config, health, sinks, store, log, asked)
+    written = installation.config.practices.get(practice)
+    in_file = written is not None and asked[0] in written.feeds
+    return replace(trace_resource(config, health, sinks, store, log, asked), in_file=in_file)

@@ -334,7 +334,7 @@ def _sink_findings(code: str, sink: SinkFacts, now: dt.datetime, *, gone: bool) 
     then = (
         "`poller replay list` says how far it is"
         if held
-        else "look at the broker; /readyz and action=relay.* say what keeps it"
+        else "look at the broker: is a queue full, unbound or gone, is it in reach? /readyz and action=relay.* say which"
     )
     if sink.in_snapshot and not gone and sink.moved_at is not None and now - sink.moved_at > WAITS_LONG:
         since = _time(sink.moved_at)

@@ -175,6 +175,8 @@ class ResourceTrace:
     """The newest first."""
     categories: tuple[str, ...] = ()
     """Those that searches ask for; none: all at once."""
+    in_file: bool = False
+    """Whether the file has a feed of its type, in force or not."""
 
 
 @dataclass(frozen=True, slots=True)

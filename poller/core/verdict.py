@@ -76,6 +76,11 @@ def judge_patient(trace: PatientTrace) -> Verdict:
 def _unseen(trace: ResourceTrace) -> Verdict:
     code, kind = trace.practice, trace.resource.partition("/")[0]
     if trace.feed is None:
+        if trace.in_file:
+            sentence = f"{kind} is a feed of {code} in the file, and not in the configuration in force, so nothing of it is read"
+            return Verdict(
+                Stop.NO_FEED, sentence, "`poller status` says whether a reload was refused; `poller reload` takes it up"
+            )
         return Verdict(Stop.NO_FEED, f"{kind} is no feed of {code}, so nothing of it is read", _add_feed(kind))
     if trace.feed.state in {FeedState.REFUSED, FeedState.PAUSED, FeedState.RETIRED}:
         sentence = f"it was never seen, and {kind} is not read: {trace.feed.state.value}, {trace.feed.why}"
