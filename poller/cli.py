@@ -184,9 +184,11 @@ def keys_new(
 @app.command()
 def tail(
     config: ConfigOption = DEFAULT_CONFIG,
-    sink: Annotated[str | None, typer.Option(help="Whose exchange to listen at; without, the first sink.")] = None,
-    practice: Annotated[str, typer.Option(help="Only this practice.")] = "*",
-    resource_type: Annotated[str, typer.Option("--type", help="Only this resource type.")] = "*",
+    sink: Annotated[
+        str | None, typer.Option(help="Whose exchange to listen at; without, the first sink.", callback=a_text)
+    ] = None,
+    practice: Annotated[str, typer.Option(help="Only this practice.", callback=a_text)] = "*",
+    resource_type: Annotated[str, typer.Option("--type", help="Only this resource type.", callback=a_text)] = "*",
     reason: Reason = "",
     as_json: Annotated[bool, typer.Option("--json", help="Whole events, one a line.")] = False,
 ) -> None:

@@ -10,7 +10,7 @@ import typer
 
 from poller.app import Installation
 from poller.commands.audited import note
-from poller.commands.options import DEFAULT_CONFIG, ConfigOption, Practice, Reason, load
+from poller.commands.options import DEFAULT_CONFIG, ConfigOption, Practice, Reason, a_text, load
 from poller.core.audit import Action
 from poller.core.envelope import message
 from poller.errors import DEGRADED
@@ -22,8 +22,10 @@ def as_of(
     at: Annotated[
         dt.datetime, typer.Option(help="The time, to what had been found then; UTC unless it says otherwise.")
     ],
-    resource_type: Annotated[str | None, typer.Option("--type", help="Only this resource type.")] = None,
-    patient: Annotated[str | None, typer.Option(help="Only this patient's (logical id).")] = None,
+    resource_type: Annotated[
+        str | None, typer.Option("--type", help="Only this resource type.", callback=a_text)
+    ] = None,
+    patient: Annotated[str | None, typer.Option(help="Only this patient's (logical id).", callback=a_text)] = None,
     events: Annotated[
         bool, typer.Option("--events", help="Each resource's last event of then instead, without its patch.")
     ] = False,

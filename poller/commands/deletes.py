@@ -11,13 +11,13 @@ from rich.table import Table
 from poller import display
 from poller.app import Installation
 from poller.commands.audited import note
-from poller.commands.options import DEFAULT_CONFIG, ConfigOption, Practice, Reason, load
+from poller.commands.options import DEFAULT_CONFIG, ConfigOption, Practice, Reason, a_text, load
 from poller.core.audit import Action
 
 app = typer.Typer(help="Deletes that wait for a person.", no_args_is_help=True)
 
-Held = Annotated[str | None, typer.Option("--type", help="Only this resource type.")]
-HeldId = Annotated[str | None, typer.Option("--id", help="Only this id.")]
+Held = Annotated[str | None, typer.Option("--type", help="Only this resource type.", callback=a_text)]
+HeldId = Annotated[str | None, typer.Option("--id", help="Only this id.", callback=a_text)]
 
 
 @app.command("list")

@@ -13,12 +13,24 @@ from poller import display
 from poller.app import Installation
 from poller.commands.answers import await_answers
 from poller.commands.audited import note
-from poller.commands.options import DEFAULT_CONFIG, Actor, AsJson, ConfigOption, Practice, Reason, duration, installed
+from poller.commands.options import (
+    DEFAULT_CONFIG,
+    Actor,
+    AsJson,
+    ConfigOption,
+    Practice,
+    Reason,
+    a_text,
+    duration,
+    installed,
+)
 from poller.core.audit import Action
 from poller.errors import NotFound, Unanswered
 from poller.store.control import ALL, Answer, Asked, State
 
-Feed = Annotated[str | None, typer.Argument(help="Only this feed, e.g. Observation; without, the whole practice.")]
+Feed = Annotated[
+    str | None, typer.Argument(help="Only this feed, e.g. Observation; without, the whole practice.", callback=a_text)
+]
 _WAIT = 30.0
 
 
@@ -75,7 +87,7 @@ def resume(
 
 
 def pauses(
-    practice: Annotated[str | None, typer.Argument(help="Only this practice.")] = None,
+    practice: Annotated[str | None, typer.Argument(help="Only this practice.", callback=a_text)] = None,
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: AsJson = False,
 ) -> None:

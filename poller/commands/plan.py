@@ -10,7 +10,7 @@ import typer
 
 from poller import display, display_plan
 from poller.app import Installation
-from poller.commands.options import DEFAULT_CONFIG, ConfigOption, load
+from poller.commands.options import DEFAULT_CONFIG, ConfigOption, a_text, load
 from poller.config import Config
 from poller.errors import DEGRADED, ConfigError, NotFound, StoreError
 from poller.outlook import Outlook, known_of, look_ahead
@@ -22,7 +22,9 @@ EPILOG = "Example: poller plan FAMLYM --json | jq '.practices[].feeds[] | {feed,
 
 
 def plan(
-    practice: Annotated[str | None, typer.Argument(help="Code of the practice; without, all of them.")] = None,
+    practice: Annotated[
+        str | None, typer.Argument(help="Code of the practice; without, all of them.", callback=a_text)
+    ] = None,
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object; durations in seconds.")] = False,
 ) -> None:

@@ -10,7 +10,7 @@ import typer
 
 from poller.commands.answers import await_answers, ignore, silence
 from poller.commands.audited import note
-from poller.commands.options import DEFAULT_CONFIG, Actor, AsJson, ConfigOption, Practice, Reason, installed
+from poller.commands.options import DEFAULT_CONFIG, Actor, AsJson, ConfigOption, Practice, Reason, a_text, installed
 from poller.core.audit import Action
 from poller.errors import DEGRADED, NotFound, Unanswered
 from poller.store.control import Answer, Ask, State
@@ -21,7 +21,7 @@ _WAIT = 600.0
 def read_now(
     practice: Practice,
     actor: Actor,
-    patient: Annotated[str, typer.Option(help="Logical id, as in Patient/ID.")],
+    patient: Annotated[str, typer.Option(help="Logical id, as in Patient/ID.", callback=a_text)],
     config: ConfigOption = DEFAULT_CONFIG,
     reason: Reason = "poller read-now",
     wait: Annotated[float, typer.Option(help="Seconds to wait for it.", min=0)] = _WAIT,

@@ -13,7 +13,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from poller.commands.answers import await_answers, ignore, silence
 from poller.commands.audited import note
-from poller.commands.options import DEFAULT_CONFIG, Actor, AsJson, ConfigOption, Practice, Reason, duration, installed
+from poller.commands.options import (
+    DEFAULT_CONFIG,
+    Actor,
+    AsJson,
+    ConfigOption,
+    Practice,
+    Reason,
+    a_text,
+    duration,
+    installed,
+)
 from poller.core.audit import Action
 from poller.errors import DEGRADED, NotFound, Unanswered
 from poller.store.control import ALL, Answer, Ask, State
@@ -23,7 +33,8 @@ def reconcile(
     practice: Practice,
     actor: Actor,
     feed: Annotated[
-        str | None, typer.Argument(help="Only this feed, e.g. Observation; without, the whole practice.")
+        str | None,
+        typer.Argument(help="Only this feed, e.g. Observation; without, the whole practice.", callback=a_text),
     ] = None,
     config: ConfigOption = DEFAULT_CONFIG,
     reason: Reason = "poller reconcile",

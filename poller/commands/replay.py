@@ -24,7 +24,7 @@ from poller import display
 from poller.app import Installation, sinks_of
 from poller.commands.audited import note
 from poller.commands.ids import listed_ids
-from poller.commands.options import DEFAULT_CONFIG, ConfigOption, Practice, Reason, load, place, utc
+from poller.commands.options import DEFAULT_CONFIG, ConfigOption, Practice, Reason, a_text, load, place, utc
 from poller.core.audit import Action
 from poller.core.sink import Payload, Sink
 from poller.errors import DEGRADED, ConfigError, NotFound, StoreError
@@ -59,21 +59,25 @@ app = typer.Typer(help="Events of the past again.", no_args_is_help=True, cls=_B
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 Rate = Annotated[float | None, typer.Option(min=0.1, help="Events a second at most.")]
-ReplayId = Annotated[str, typer.Argument(help="Its id, as `poller replay list` has it.")]
+ReplayId = Annotated[str, typer.Argument(help="Its id, as `poller replay list` has it.", callback=a_text)]
 
 
 @app.command()
 def start(
     practice: Practice,
     config: ConfigOption = DEFAULT_CONFIG,
-    queue: Annotated[str | None, typer.Option(help="Queue to fill; without, replay.<replayid>.")] = None,
+    queue: Annotated[
+        str | None, typer.Option(help="Queue to fill; without, replay.<replayid>.", callback=a_text)
+    ] = None,
     file: Annotated[str | None, typer.Option(help="File to write instead, NDJSON; - for standard output.")] = None,
     hold: Annotated[
         bool,
         typer.Option("--hold", help="--queue is a live one: delivery to its sink waits until the replay has gone out."),
     ] = False,
-    resource_type: Annotated[str | None, typer.Option("--type", help="Only this resource type.")] = None,
-    patient: Annotated[str | None, typer.Option(help="Only this patient's (logical id).")] = None,
+    resource_type: Annotated[
+        str | None, typer.Option("--type", help="Only this resource type.", callback=a_text)
+    ] = None,
+    patient: Annotated[str | None, typer.Option(help="Only this patient's (logical id).", callback=a_text)] = None,
     since: Annotated[dt.datetime | None, typer.Option(help="Detected at or after; UTC.")] = None,
     until: Annotated[dt.datetime | None, typer.Option(help="Detected before; UTC.")] = None,
     first: Annotated[

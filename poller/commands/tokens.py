@@ -14,7 +14,7 @@ from rich.table import Table
 from poller import display
 from poller.app import Installation
 from poller.commands.audited import note
-from poller.commands.options import DEFAULT_CONFIG, ConfigOption, Reason, load
+from poller.commands.options import DEFAULT_CONFIG, ConfigOption, Reason, a_text, load
 from poller.config.values import parse_duration
 from poller.core.audit import WHOLE, Action
 from poller.errors import ConfigError
@@ -22,7 +22,9 @@ from poller.store.tokens import EVERY_PRACTICE, Token
 
 app = typer.Typer(help="Tokens of the reading API.", no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(help="Whom it is for, as the audit will name them: letters, digits, . _ -")]
+Name = Annotated[
+    str, typer.Argument(help="Whom it is for, as the audit will name them: letters, digits, . _ -", callback=a_text)
+]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 

@@ -40,6 +40,18 @@ def scene(engine: Engine, database_url: str, tmp_path: Path, monkeypatch: pytest
         ("why", CODE, "Observation/o1", "--reason", NO_TEXT),
         ("history", CODE, f"Observation/{NO_TEXT}"),
         ("audit", NO_TEXT),
+        ("as-of", CODE, "--at", "2030-01-01", "--patient", NO_TEXT),
+        ("deletes", "release", CODE, "--type", "Observation", "--id", NO_TEXT),
+        ("epoch", "start", NO_TEXT),
+        ("pause", CODE, NO_TEXT, "--reason", "x"),
+        ("read-now", CODE, "--patient", NO_TEXT),
+        ("reconcile", CODE, NO_TEXT),
+        ("replay", CODE, "--patient", NO_TEXT, "--dry-run"),
+        ("replay", CODE, "--queue", NO_TEXT),
+        ("replay", "resume", NO_TEXT),
+        ("resume", CODE, NO_TEXT),
+        ("tail", "--practice", NO_TEXT),
+        ("tokens", "revoke", NO_TEXT),
         ("audit", "--actor", NO_TEXT),
         *(
             ("sinks", *words)
