@@ -26,7 +26,7 @@ from poller.errors import BrokerError, PollerError
 
 if TYPE_CHECKING:
     import uuid
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from poller.broker.port import Outcome, Publisher
     from poller.core.envelope import Message
@@ -37,8 +37,11 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-_BATCH = 500
-"""Events read, sent and passed by the cursor together."""
+_BATCH = 2000
+"""Events read and sent in one go; the cursor follows meanwhile, and at most :data:`poller.broker.port.WINDOW` are sent beyond it."""
+_FEW = 500
+"""Events read where one is sent, and by others behind it is told whether all are refused; and resources of a snapshot read in one go, whose
+bodies nothing bounds."""
 _RELEASED = 50
 """Released events sent together: few, since what is sent behind one that is refused again arrives twice."""
 TRIES = 3
@@ -97,8 +100,8 @@ class SinkLog(Protocol):
         """Of each event that an operator wanted parked, and the sink has passed since: whether it was."""
         ...
 
-    def advance(self, sink: str, position: Position, step: Step) -> None:
-        """Move the cursor past the step, park and book. Raises StoreError if another relay has moved it."""
+    def advance(self, sink: str, position: Position, step: Step) -> Position:
+        """Move the cursor past the step, park and book; where it stands then. Raises StoreError if another relay has moved it."""
         ...
 
     def released(self, sink: Sink, practice: str, limit: int) -> list[Event]:
@@ -153,6 +156,32 @@ class Trouble:
         self.reason, self.times, self.until, self.event, self.refusals = None, 0, 0.0, None, 0
         self.said.clear()
         return news
+
+
+@dataclass
+class _Run:
+    """Events on their way to a sink, and what of them its cursor has passed."""
+
+    log: SinkLog
+    sink: str
+    position: Position
+    events: Sequence[Event]
+    fates: Sequence[Fate]
+    _passed: int = 0
+    _taken: int = 0
+
+    def book(self, taken: int) -> None:
+        """Move the cursor behind the first ``taken`` of the events to send, and what needs no sending next to them."""
+        step = settle(self.events[self._passed :], self.fates[self._passed :], taken - self._taken)
+        if step is not None:
+            self._taken = taken
+            self.move(step)
+
+    def move(self, step: Step) -> None:
+        """Move it past a step."""
+        self.position = self.log.advance(self.sink, self.position, step)
+        self._passed += step.passed
+        metrics.PUBLISHED.labels(self.sink, self.position.practice).inc(step.delivered)
 
 
 @dataclass
@@ -320,15 +349,13 @@ class Courier:
         room = self._room()
         if room == 0:
             return False
-        limit = (
-            _BATCH if alone else min(_BATCH, room * 2)
-        )  # one is sent, but by others behind it is told whether all are refused
+        limit = _FEW if alone else min(_BATCH, room * 2)
         if alone:
             self._publisher.declare()
         elif position.released:
             return self._send_released(position, min(room, _RELEASED))
         if position.snapshot_type is not None:
-            events = self._log.snapshot(position.practice, position, limit)
+            events = self._log.snapshot(position.practice, position, min(limit, _FEW))
             if not events:
                 self._log.end_snapshot(self._sink.name, position)
                 return True
@@ -357,17 +384,17 @@ class Courier:
         wishes = self._log.to_park(sink.name, practice) if position.asked else ()
         fates = sort_out(events, sink, parked, {wish.place for wish in wishes})
         to_send = [event for event, fate in zip(events, fates, strict=True) if fate is Fate.SEND][:most]
-        outcome = self._publish(to_send, position.routed)
-        step = settle(events, fates, outcome.confirmed)
+        run = _Run(self._log, sink.name, position, events, fates)
+        outcome = self._publish(to_send, position.routed, run.book)
         around = self._past_refusal(position, events, fates, outcome) if most == 1 else None
-        if around is not None:
-            step = around
-        if step is not None:
-            self._log.advance(sink.name, position, step)
-            metrics.PUBLISHED.labels(sink.name, practice).inc(step.delivered)
-        if around is not None:
+        if around is None:
+            run.book(outcome.confirmed)
+        else:
+            run.move(around)
             self._say_parked(practice, outcome.refused or "", len(around.parked))
-        elif outcome.refused is not None:
+            self._flows(practice)
+            return True
+        if outcome.refused is not None:
             self._stuck(practice, outcome.refused, "relay.refused", to_send[outcome.confirmed])
             return False
         self._flows(practice)
@@ -415,9 +442,11 @@ class Courier:
         self._say_parked(practice, outcome.refused, 1)
         return True
 
-    def _publish(self, events: Sequence[Event], routed: str | None) -> Outcome:
+    def _publish(
+        self, events: Sequence[Event], routed: str | None, settled: Callable[[int], None] | None = None
+    ) -> Outcome:
         """Send events, each chained to the one routed to this sink before it."""
-        outcome = self._publisher.publish(list(self._messages(events, routed)))
+        outcome = self._publisher.publish(list(self._messages(events, routed)), settled)
         if self._pace is not None:
             self._pace.spend(outcome.confirmed)
         return outcome

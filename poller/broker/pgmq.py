@@ -24,7 +24,7 @@ from kombu.transport import pgmq as kombu_pgmq
 from pgmq import PGMQueue
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from poller.broker.port import Cause, Outcome
+from poller.broker.port import WINDOW, Cause, Outcome
 from poller.broker.topology import declare_on_pgmq, declare_queue_on_pgmq
 from poller.core.envelope import CONTENT_TYPE
 from poller.errors import BrokerError, Fenced
@@ -167,8 +167,19 @@ class PgmqPublisher:
             assert self._session is not None  # noqa: S101 - open() has just said so
             self._make(self._session)
 
-    def publish(self, messages: Sequence[Message]) -> Outcome:
-        """Send in one transaction, up to the first message that no queue wants, or that the database does not take for itself."""
+    def publish(self, messages: Sequence[Message], settled: Callable[[int], None] | None = None) -> Outcome:
+        """Send, so many in a transaction, up to the first message that no queue wants, or that the database does not take for itself."""
+        taken = 0
+        for first in range(0, len(messages), WINDOW):
+            outcome = self._publish(messages[first : first + WINDOW])
+            taken += outcome.confirmed
+            if outcome.refused is not None:
+                return Outcome(taken, outcome.refused, outcome.cause)
+            if settled is not None:
+                settled(taken)
+        return Outcome(taken)
+
+    def _publish(self, messages: Sequence[Message]) -> Outcome:
         self.open()
         taken = 0
         with self._speaking():
@@ -185,7 +196,7 @@ class PgmqPublisher:
                 refused = f"not acceptable to the queue's database (SQLSTATE {error.sqlstate})"
             else:
                 return Outcome(taken)
-        before = self.publish(messages[:taken])  # rolled back with it
+        before = self._publish(messages[:taken])  # rolled back with it
         return before if before.refused is not None else Outcome(taken, refused, Cause.UNACCEPTABLE)
 
     def tend(self) -> None:

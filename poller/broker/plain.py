@@ -18,7 +18,7 @@ from kombu.connection import Connection
 from kombu.entity import Exchange, Queue
 from kombu.messaging import Producer
 
-from poller.broker.port import Outcome
+from poller.broker.port import WINDOW, Outcome
 from poller.core.envelope import CONTENT_TYPE
 from poller.errors import BrokerError, ConfigError
 
@@ -135,10 +135,12 @@ class PlainPublisher:
         with self._speaking():
             self._topology(self._producer.channel)
 
-    def publish(self, messages: Sequence[Message]) -> Outcome:
-        """Send one after the other. Raises BrokerError; then send them all again."""
+    def publish(self, messages: Sequence[Message], settled: Callable[[int], None] | None = None) -> Outcome:
+        """Send one after the other. Raises BrokerError; then send again what ``settled`` was not told of."""
         self.open()
-        for message in messages:
+        for taken, message in enumerate(messages):
+            if settled is not None and taken and taken % WINDOW == 0:
+                settled(taken)
             if self._halted:
                 self.close()
                 raise BrokerError("publishing was told to stop")

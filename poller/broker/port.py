@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from poller.core.envelope import Message
     from poller.core.sink import Sink
+
+WINDOW = 500
+"""Messages that are sent at most before whoever publishes is told of their answers: as many may arrive twice after a crash."""
 
 
 class Cause(StrEnum):
@@ -50,8 +53,11 @@ class Publisher(Protocol):
         """Make exchange, queues and bindings again, where someone has taken them away. Raises BrokerError."""
         ...
 
-    def publish(self, messages: Sequence[Message]) -> Outcome:
+    def publish(self, messages: Sequence[Message], settled: Callable[[int], None] | None = None) -> Outcome:
         """Send in order; return when each has its answer or the first was refused.
+
+        ``settled`` is told meanwhile how many from the first on have been taken, so that :data:`WINDOW` are never sent beyond what it
+        knows of. What it raises ends the publish like a broker that is gone.
 
         Never has two messages of one resource in flight: were the earlier refused, the later would overtake it. What was sent behind a
         refused message may have been taken as well, and will be sent again under the same id. Raises BrokerError when the broker is

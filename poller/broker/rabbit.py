@@ -23,7 +23,7 @@ from kombu.connection import Connection
 from kombu.entity import Queue
 from kombu.messaging import Consumer, Producer
 
-from poller.broker.port import Cause, Outcome
+from poller.broker.port import WINDOW, Cause, Outcome
 from poller.broker.topology import declare_on_rabbit, declare_queue_on_rabbit
 from poller.core.envelope import CONTENT_TYPE
 from poller.errors import BrokerError, Fenced
@@ -40,8 +40,6 @@ HEARTBEAT = 10
 """Seconds. A broker that says nothing for two of them is taken for gone, and takes us for gone."""
 PATIENCE = 30.0
 """Seconds without any answer, while messages are in flight, after which the connection is given up."""
-WINDOW = 500
-"""Messages in flight."""
 _SLICE = 0.5
 """Seconds between two looks at whether to go on waiting."""
 _LOCKED = 405
@@ -145,9 +143,14 @@ class RabbitBroker:
 class _Flight:
     """The messages of one publish: those in flight, and what became of the others."""
 
-    def __init__(self, messages: Sequence[Message], first_tag: int) -> None:
+    def __init__(
+        self, messages: Sequence[Message], first_tag: int, window: int, settled: Callable[[int], None] | None
+    ) -> None:
         self._messages = messages
         self._first = first_tag
+        self._window = window
+        self._tell = settled
+        self._told = 0
         self._sent = 0
         self._open: dict[int, None] = {}
         """Indexes of messages without an answer, in order."""
@@ -158,9 +161,16 @@ class _Flight:
         self.refused: str | None = None
         self.cause: Cause | None = None
 
-    def takes(self, message: Message, window: int) -> bool:
+    def takes(self, message: Message) -> bool:
         """Whether ``message`` may be sent now."""
-        return message.resource not in self.resources and len(self._open) < window
+        under_way = len(self._open) if self._tell is None else self._sent - self._told
+        return message.resource not in self.resources and under_way < self._window
+
+    def tell(self) -> None:
+        """Tell whoever wants to know how many were taken, when it is half a window more: the other half is under way meanwhile."""
+        if self._tell is not None and (taken := self.settled()) - self._told >= self._window // 2:
+            self._tell(taken)
+            self._told = taken
 
     def send(self, message: Message) -> None:
         """Note that the next message has left."""
@@ -264,10 +274,10 @@ class RabbitPublisher:
         with self._speaking():
             self._topology(self._channel)
 
-    def publish(self, messages: Sequence[Message]) -> Outcome:
+    def publish(self, messages: Sequence[Message], settled: Callable[[int], None] | None = None) -> Outcome:
         """Send with a window in flight; see :class:`~poller.broker.port.Publisher`."""
         self.open()
-        flight = _Flight(messages, self._tag + 1)
+        flight = _Flight(messages, self._tag + 1, self._window, settled)
         with self._speaking(), self._listening(flight):
             try:
                 too_large = self._fly(flight, messages)
@@ -283,7 +293,7 @@ class RabbitPublisher:
                 reason = f"too large: {len(too_large.body)} bytes, and the broker takes {self._largest} at most"
                 return Outcome(outcome.confirmed, reason, Cause.UNACCEPTABLE)
         known = flight.settled()
-        rest = self.publish(messages[known:])
+        rest = self.publish(messages[known:], settled and (lambda taken: settled(known + taken)))
         return Outcome(known + rest.confirmed, rest.refused, rest.cause)
 
     def _fly(self, flight: _Flight, messages: Sequence[Message]) -> Message | None:
@@ -293,8 +303,8 @@ class RabbitPublisher:
             if self._largest is not None and len(message.body) > self._largest:
                 too_large = message
                 break
-            if not flight.takes(message, self._window):
-                self._wait(flight, partial(flight.takes, message, self._window))
+            if not flight.takes(message):
+                self._wait(flight, partial(flight.takes, message))
             if flight.refused is not None:
                 break
             self._send(message)
@@ -341,6 +351,7 @@ class RabbitPublisher:
                 raise BrokerError("publishing was told to stop")
             before = len(flight.resources)
             _drain(self._connection, _SLICE)
+            flight.tell()
             if len(flight.resources) != before:
                 heard = time.monotonic()
             elif time.monotonic() - heard > self._patience:

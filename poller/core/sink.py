@@ -156,6 +156,8 @@ class Parking:
 class Step:
     """How far a cursor moves, and what became of each event on the way."""
 
+    passed: int
+    """How many events."""
     last: Event
     routed: Event | None
     """The event that went to the queues last; None if none did."""
@@ -261,6 +263,7 @@ def _step(passed: Sequence[tuple[Event, Fate]], parkings: Mapping[int, Parking])
         if index in parkings or fate is Fate.BEHIND
     ]
     return Step(
+        passed=len(passed),
         last=passed[-1][0],
         routed=delivered[-1] if delivered else None,
         delivered=len(delivered),

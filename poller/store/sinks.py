@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import Connection
@@ -119,8 +119,8 @@ class SinkLog(EventLog):
         with self._engine.begin() as connection:
             return [(*row,) for row in connection.execute(sql("settle_holds"), {"sink": sink})]
 
-    def advance(self, sink: str, position: Position, step: Step) -> None:
-        """Move the cursor from ``position`` past the step, park and book, all or nothing.
+    def advance(self, sink: str, position: Position, step: Step) -> Position:
+        """Move the cursor from ``position`` past the step, park and book, all or nothing. Returns where it stands then.
 
         Raises StoreError if the cursor does not stand there: then another relay has moved it.
         """
@@ -154,6 +154,7 @@ class SinkLog(EventLog):
                         "released": [one.released for one in step.parked],
                     },
                 )
+        return replace(position, epoch=last.epoch, sequence=last.sequence, routed=routed, **to)
 
     def end_snapshot(self, sink: str, position: Position) -> None:
         """All resources have gone out; the log follows. Raises StoreError as :meth:`advance`."""

@@ -15,10 +15,10 @@ import pytest
 from kombu.entity import Queue
 from kombu.messaging import Consumer
 
-from poller.broker.port import Cause, Outcome
+from poller.broker.port import WINDOW, Cause, Outcome
 from poller.core.envelope import Message
 from poller.core.sink import Only, Sink
-from poller.errors import BrokerError
+from poller.errors import BrokerError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -321,3 +321,32 @@ def test_a_tail_sees_what_passes_and_takes_nothing_away(bench: Bench) -> None:
     assert [body for body in bodies[::2] if body in seen] == seen
     assert seen
     assert bench.depth() == 0
+
+
+def test_what_is_sent_beyond_what_was_told_stays_within_the_window(bench: Bench) -> None:
+    """As much may arrive twice after a crash, however many messages go out in one run."""
+    messages = [a_message(f"A/{n}") for n in range(1900)]
+    told: list[tuple[int, int]] = []
+    with closing(bench.broker().publisher(bench.sink)) as publisher:
+        assert publisher.publish(messages, lambda taken: told.append((taken, bench.depth()))) == Outcome(1900)
+    assert len(told) > 2
+    assert [taken for taken, _ in told] == sorted({taken for taken, _ in told})
+    before = 0
+    for taken, there in told:
+        assert there <= before + WINDOW
+        before = taken
+
+
+def test_whoever_is_told_can_end_the_publish(bench: Bench) -> None:
+    messages = [a_message(f"A/{n}") for n in range(1900)]
+
+    def refuse(_taken: int) -> None:
+        raise StoreError("moved")
+
+    with closing(bench.broker().publisher(bench.sink)) as publisher:
+        with pytest.raises(StoreError):
+            publisher.publish(messages, refuse)
+        assert bench.depth() <= WINDOW
+        publisher.close()
+        until(lambda: opened(publisher))
+        assert publisher.publish(messages[:3]) == Outcome(3)

@@ -16,8 +16,10 @@ import pytest
 import structlog
 
 from poller import courier
+from poller.broker.port import WINDOW
 from poller.core.canonical import reduce
 from poller.core.model import Kind, Origin, Sighting, Target
+from poller.errors import StoreError
 from poller.store.embedded import EmbeddedPostgres
 from poller.store.engine import ENGINE, RELAY, migrate, open_engine
 from poller.store.repository import PassContext, Repository
@@ -29,7 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from poller.core.sink import Sink
+    from poller.core.sink import Sink, Step
+    from poller.store.log import Position
     from tests.broker_bench import Bench, Pgmq, Proxy, Rabbit
 
 pytest_plugins = ["tests.relay_bench"]
@@ -243,3 +246,23 @@ def test_two_relays_with_one_store_and_one_broker_deliver_once(bench: Bench, his
             until(lambda: passed(history.log, sink, "A"), 30)
             stopping.join(20)
     assert all_is_told(bench, history, sink).repeated <= 500
+
+
+def test_what_a_crash_in_a_long_run_repeats_stays_within_the_window(
+    bench: Bench, history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cursor follows while the run goes out; else all that was taken of it would come again."""
+    a_backlog(history, events := 2000)
+    advance, booked = history.log.advance, list[int]()
+
+    def die_at_the_third(sink: str, position: Position, step: Step) -> Position:
+        booked.append(step.delivered)
+        if len(booked) == 3:
+            raise StoreError("killed")
+        return advance(sink, position, step)
+
+    monkeypatch.setattr(history.log, "advance", die_at_the_third)
+    with running(history.log, bench.broker(), bench.sink):
+        until(lambda: passed(history.log, bench.sink, "A"), 60)
+    assert sum(booked[:2]) < events, "it broke in the middle"
+    assert 0 < all_is_told(bench, history, bench.sink, events).repeated <= WINDOW
