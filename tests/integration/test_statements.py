@@ -500,6 +500,35 @@ CATALOGUE = 40
 """Pages that a session may have to read the first time that it works with a table."""
 
 
+NEW = """
+INSERT INTO poller.snapshot (practice, resource_type, id, version, deleted, digest, elements, rules_version, codec, body, categories,
+  partition_key, entered_in_error, read_began, read_ended, first_seen_at, changed_at)
+SELECT 'new', 'Observation', 'o' || n, 1, false, sha256(n::text::bytea), '{}', 1, 1, decode(repeat(md5(n::text), 20), 'hex'), '{}',
+  'Patient/a1', false, now(), now(), now(), now()
+FROM generate_series(1, 20000) AS n
+"""
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["compare", "lock_snapshots", "stored_bodies", "rewrite_digests", "update_snapshots", "insert_snapshots", "insert_history"],
+)  # fmt: skip
+def test_a_batch_of_a_practice_that_the_statistics_do_not_know_reads_no_more_than_itself(
+    filled: Connection, name: str
+) -> None:
+    """Else each batch of its first load reads all that came before, and in a large database no ANALYZE comes for it for weeks."""
+    binds = versions(500, "x" if name == "insert_snapshots" else "") | TARGET | {"now": NOW, "members": False}
+    with filled.begin() as transaction:
+        filled.execute(text(NEW))
+        statement = text(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql(name).text}")
+        wanted = {bind: binds[bind] for bind in statement._bindparams} | {"practice": "new"}
+        (explained,) = filled.execute(statement, wanted).one()
+        transaction.rollback()
+    plan = explained[0]["Plan"]
+    read = max(node["Actual Rows"] * node["Actual Loops"] for node in nodes(plan))
+    assert read <= 500, json.dumps(plan, indent=1)[:12000]
+
+
 def check_plan(filled: Connection, name: str, binds: dict[str, Any], pages: int) -> None:
     """Run a statement, and look at how it was done."""
     statement = text(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql(name).text}")

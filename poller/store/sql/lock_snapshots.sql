@@ -1,9 +1,11 @@
 -- Hop 7. Lock what is about to change, in key order so that two writers never wait for each other in a ring, and read it again under the lock.
-SELECT s.resource_type, s.id, s.version, s.deleted, s.digest, CAST(s.elements AS text) AS elements, s.rules_version, s.read_ended,
-       s.entered_in_error, s.replaced_by, s.partition_key
-FROM poller.snapshot AS s
-JOIN unnest(CAST(:types AS text[]), CAST(:ids AS text[])) AS i (resource_type, id)
-  ON s.resource_type = i.resource_type AND s.id = i.id
-WHERE s.practice = :practice
-ORDER BY s.resource_type, s.id
-FOR UPDATE OF s
+-- The keys are given in order. LATERAL and a lock inside: one look by the key for each, however few rows the planner believes a practice to
+-- have; a new one is unknown to the statistics, and each batch of its first load would read all that came before.
+SELECT s.*
+FROM unnest(CAST(:types AS text[]), CAST(:ids AS text[])) AS i (resource_type, id)
+CROSS JOIN LATERAL (
+  SELECT k.resource_type, k.id, k.version, k.deleted, k.digest, CAST(k.elements AS text) AS elements, k.rules_version, k.read_ended,
+         k.entered_in_error, k.replaced_by, k.partition_key
+  FROM poller.snapshot AS k
+  WHERE k.practice = :practice AND k.resource_type = i.resource_type AND k.id = i.id
+  FOR UPDATE) AS s

@@ -1,6 +1,8 @@
--- Bodies as the snapshot has them, to see what noise rules hide, or to digest them again under other rules.
-SELECT s.resource_type, s.id, s.version, s.codec, s.body
-FROM poller.snapshot AS s
-JOIN unnest(CAST(:types AS text[]), CAST(:ids AS text[])) AS i (resource_type, id)
-  ON s.resource_type = i.resource_type AND s.id = i.id
-WHERE s.practice = :practice AND s.body IS NOT NULL
+-- Bodies as the snapshot has them, to see what noise rules hide, or to digest them again under other rules. LATERAL with LIMIT as in compare.
+SELECT i.resource_type, i.id, s.version, s.codec, s.body
+FROM unnest(CAST(:types AS text[]), CAST(:ids AS text[])) AS i (resource_type, id)
+CROSS JOIN LATERAL (
+  SELECT k.version, k.codec, k.body FROM poller.snapshot AS k
+  WHERE k.practice = :practice AND k.resource_type = i.resource_type AND k.id = i.id
+  LIMIT 1) AS s
+WHERE s.body IS NOT NULL

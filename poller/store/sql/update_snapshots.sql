@@ -1,4 +1,5 @@
--- Next versions of rows that are locked. The partition key stays what it was at first sight.
+-- Next versions of rows that are locked, and so stay at their place. The partition key stays what it was at first sight. LATERAL with LIMIT as
+-- in compare.
 UPDATE poller.snapshot AS s
 SET version = r.version, deleted = false, digest = r.digest, elements = CAST(r.elements AS json), rules_version = r.rules, unfiltered = r.unfiltered,
     codec = r.codec, key_id = NULL, body = r.body, last_modified = r.last_modified,
@@ -12,4 +13,8 @@ FROM unnest(
   CAST(:read_began AS timestamptz[]), CAST(:read_ended AS timestamptz[]), CAST(:rules AS integer[]), CAST(:unfiltered AS bytea[]))
   AS r (resource_type, id, version, digest, elements, codec, body, last_modified, categories, status, entered_in_error, replaced_by,
         read_began, read_ended, rules, unfiltered)
-WHERE s.practice = :practice AND s.resource_type = r.resource_type AND s.id = r.id
+CROSS JOIN LATERAL (
+  SELECT k.ctid AS place FROM poller.snapshot AS k
+  WHERE k.practice = :practice AND k.resource_type = r.resource_type AND k.id = r.id
+  LIMIT 1) AS locked
+WHERE s.ctid = locked.place
