@@ -10,7 +10,7 @@ import structlog
 import typer
 
 from poller import metrics
-from poller.app import Engine, Installation
+from poller.app import Engine, Installation, collect_seldom
 from poller.commands.options import DEFAULT_CONFIG, ConfigOption, DataDirOption, last_good, load_written
 from poller.errors import ConfigError
 from poller.reloading import Written
@@ -55,6 +55,7 @@ async def _serve(written: Written) -> None:
     with Installation(written.config) as installation:
         await asyncio.to_thread(installation.prepare)
         engine = Engine(installation, written)
+        collect_seldom()
         asked: set[asyncio.Task[None]] = set()
 
         def ask_reload() -> None:

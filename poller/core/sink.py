@@ -156,14 +156,17 @@ class Parking:
 class Step:
     """How far a cursor moves, and what became of each event on the way."""
 
-    passed: int
-    """How many events."""
     last: Event
     routed: Event | None
     """The event that went to the queues last; None if none did."""
     delivered: int
     filtered: int
     parked: tuple[Parking, ...] = ()
+
+    @property
+    def passed(self) -> int:
+        """How many events are on the way."""
+        return self.delivered + self.filtered + len(self.parked)
 
 
 BEHIND = "an earlier one of the same resource is parked"
@@ -263,7 +266,6 @@ def _step(passed: Sequence[tuple[Event, Fate]], parkings: Mapping[int, Parking])
         if index in parkings or fate is Fate.BEHIND
     ]
     return Step(
-        passed=len(passed),
         last=passed[-1][0],
         routed=delivered[-1] if delivered else None,
         delivered=len(delivered),

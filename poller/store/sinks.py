@@ -124,21 +124,16 @@ class SinkLog(EventLog):
 
         Raises StoreError if the cursor does not stand there: then another relay has moved it.
         """
-        last = step.last
+        last, routed = step.last, position.routed if step.routed is None else _wire(step.routed)
+        to = replace(
+            position, epoch=last.epoch, sequence=last.sequence, routed=routed, snapshot_type=None, snapshot_id=None
+        )
+        booked = {"delivered": step.delivered, "filtered": step.filtered}
         if last.ordinal:
-            to = {"ordinal": last.ordinal, "snapshot_type": last.resource_type, "snapshot_id": last.id}
+            to = replace(to, ordinal=last.ordinal, snapshot_type=last.resource_type, snapshot_id=last.id)
             booked = {"delivered": 0, "filtered": 0}  # the books are of the log
-        else:
-            to = {"ordinal": position.ordinal, "snapshot_type": None, "snapshot_id": None}
-            booked = {"delivered": step.delivered, "filtered": step.filtered}
-        routed = position.routed if step.routed is None else _wire(step.routed)
         with self._engine.begin() as connection:
-            self._move(
-                connection,
-                sink,
-                position,
-                to | booked | {"epoch": last.epoch, "sequence": last.sequence, "routed": routed},
-            )
+            self._move(connection, sink, position, _stays(to) | booked)
             if step.parked:
                 connection.execute(
                     sql("park"),
@@ -154,7 +149,7 @@ class SinkLog(EventLog):
                         "released": [one.released for one in step.parked],
                     },
                 )
-        return replace(position, epoch=last.epoch, sequence=last.sequence, routed=routed, **to)
+        return to
 
     def end_snapshot(self, sink: str, position: Position) -> None:
         """All resources have gone out; the log follows. Raises StoreError as :meth:`advance`."""

@@ -64,17 +64,17 @@ class HastyLog(SinkLog):
             _pause()
         return events
 
-    def advance(self, *_: Any) -> None:
-        return
+    def advance(self, _sink: str, position: Position, _step: Step) -> Position:
+        return position
 
 
 class LateLog(SinkLog):
     """Not broken, only slow: the cursor moves on a while after the broker has confirmed, so that a crash makes duplicates."""
 
-    def advance(self, sink: str, position: Position, step: Step) -> None:
+    def advance(self, sink: str, position: Position, step: Step) -> Position:
         if sink == "full" and step.routed is not None:
             _pause()
-        super().advance(sink, position, step)
+        return super().advance(sink, position, step)
 
 
 def chatty(_format: Any = None, _level: Any = None) -> None:

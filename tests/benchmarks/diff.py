@@ -30,6 +30,7 @@ from psycopg.conninfo import make_conninfo
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # as a script, this file has only its own directory to import from
 
+from poller.app import collect_seldom
 from poller.core import canonical, jsontext
 from poller.core.model import Coverage, Kind, Origin, Sighting, Target
 from poller.store.engine import ENGINE, migrate, open_engine
@@ -271,6 +272,7 @@ def main() -> None:
     arguments.add_argument("--peer", choices=["dlt"])
     arguments.add_argument("--json", action="store_true")
     given = arguments.parse_args()
+    collect_seldom()
     report = measure(given.server, given.count, given.rows, given.peer)
     if given.json:
         json.dump(report, sys.stdout, indent=2)

@@ -126,11 +126,11 @@ class Dying(SinkLog):
 
     deaths = 1
 
-    def advance(self, sink: str, position: Position, step: Step) -> None:
+    def advance(self, sink: str, position: Position, step: Step) -> Position:
         if self.deaths:
             self.deaths -= 1
             raise StoreError("died")
-        super().advance(sink, position, step)
+        return super().advance(sink, position, step)
 
 
 def test_what_was_sent_before_a_crash_is_sent_again_the_same(bench: Bench, history: History) -> None:

@@ -180,8 +180,8 @@ def test_what_a_person_gives_up_is_booked_and_its_resource_flows_again(bench: Be
 class Careless(SinkLog):
     """Moves past what it parks, and parks nothing."""
 
-    def advance(self, sink: str, position: Position, step: Step) -> None:
-        super().advance(sink, position, replace(step, parked=()))
+    def advance(self, sink: str, position: Position, step: Step) -> Position:
+        return super().advance(sink, position, replace(step, parked=()))
 
 
 def test_the_books_show_an_event_that_was_passed_without_a_word(bench: Bench, history: History) -> None:
@@ -222,7 +222,7 @@ class Picky:
         self.sent: list[str] = []
         self.refused = 0
 
-    def publish(self, messages: Sequence[Message]) -> Outcome:
+    def publish(self, messages: Sequence[Message], _settled: object = None) -> Outcome:
         for index, message in enumerate(messages):
             if message.resource.endswith("/o1"):
                 self.refused += 1

@@ -87,11 +87,11 @@ class Changing(SinkLog):
         self._history.change(practice, f"new{self._pages}", "1")
         return list(page)
 
-    def advance(self, sink: str, position: Position, step: Step) -> None:
+    def advance(self, sink: str, position: Position, step: Step) -> Position:
         if self.deaths and position.snapshot_type:
             self.deaths -= 1
             raise StoreError("died between confirm and cursor")
-        super().advance(sink, position, step)
+        return super().advance(sink, position, step)
 
 
 def test_a_snapshot_is_the_state_at_one_place_and_the_log_follows_without_gap_or_repeat(
@@ -201,11 +201,11 @@ class Sleeper(SinkLog):
         super().__init__(engine)
         self.asleep, self.wakes = threading.Event(), threading.Event()
 
-    def advance(self, sink: str, position: Position, step: Step) -> None:
+    def advance(self, sink: str, position: Position, step: Step) -> Position:
         if not self.asleep.is_set():
             self.asleep.set()
             self.wakes.wait(30)
-        super().advance(sink, position, step)
+        return super().advance(sink, position, step)
 
 
 @pytest.mark.parametrize("other_goes", [1, 7])
