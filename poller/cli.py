@@ -20,6 +20,7 @@ from poller.commands import (
     audit,
     deletes,
     epoch,
+    forget,
     pauses,
     plan,
     read_now,
@@ -73,6 +74,7 @@ app.command("resume")(pauses.resume)
 app.command("pauses")(pauses.pauses)
 app.command("read-now")(read_now.read_now)
 app.command("reconcile")(reconcile.reconcile)
+app.command("forget")(forget.forget)
 app.add_typer(revisions.app, name="config")
 
 

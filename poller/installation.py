@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self
 from psycopg.conninfo import make_conninfo
 from sqlalchemy import Engine as Database
 
-from poller.broker.port import Broker
+from poller.broker.port import Broker, Eraser
 from poller.config import Config, PracticeConfig
 from poller.config.sinks import start_of
 from poller.core.sink import Only, Sink
@@ -24,6 +24,7 @@ from poller.store.configurations import ConfigurationStore
 from poller.store.control import ControlStore
 from poller.store.coverage import CoverageStore
 from poller.store.deletes import DeleteStore
+from poller.store.forget import ForgetStore
 from poller.store.log import EventLog
 from poller.store.outlook import OutlookStore, Standing
 from poller.store.probes import ProbeStore
@@ -218,6 +219,17 @@ class Installation:
         """The audit, to append to and to read. Raises StoreError as above."""
         self._require_schema()
         return AuditStore(self.engine(postgres.READER, 1))
+
+    @cached_property
+    def forgetting(self) -> ForgetStore:
+        """Where practices and patients are forgotten. Raises StoreError as above, also for a login that may not."""
+        self._require_schema()
+        return ForgetStore(self.engine(postgres.OWNER, 1))
+
+    def eraser(self) -> Eraser | None:
+        """The broker, where something can be taken away from it."""
+        broker = self.broker()
+        return broker if isinstance(broker, Eraser) else None
 
     @cached_property
     def deletes(self) -> DeleteStore:

@@ -23,9 +23,10 @@ from kombu.messaging import Producer
 from kombu.transport import pgmq as kombu_pgmq
 from pgmq import PGMQueue
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.sql import SQL, Identifier
 
 from poller.broker.port import WINDOW, Cause, Outcome
-from poller.broker.topology import declare_on_pgmq, declare_queue_on_pgmq
+from poller.broker.topology import declare_on_pgmq, declare_queue_on_pgmq, pgmq_name
 from poller.core.envelope import CONTENT_TYPE
 from poller.errors import BrokerError, Fenced
 
@@ -82,6 +83,27 @@ class PgmqBroker:
             topology=lambda channel: declare_queue_on_pgmq(channel, queue),
             routing_key=queue,
         )
+
+    def delete_queue(self, queue: str) -> int | None:
+        """Drop a queue; messages that were there, None where there was none. Raises BrokerError."""
+        name = pgmq_name(queue)
+        with _speaking(), closing(self._connect()) as session:
+            if not _is_there(session, name):
+                return None
+            row = session.execute(SQL("SELECT count(*) FROM pgmq.{}").format(Identifier(f"q_{name}"))).fetchone()
+            _drop(session, name)
+        return int(row[0]) if row is not None else None
+
+    def sweep(self, queue: str, practice: str) -> int | None:
+        """Take a practice's messages out of a queue, and out of its archive. Raises BrokerError."""
+        name, gone = pgmq_name(queue), 0
+        with _speaking(), closing(self._connect()) as session:
+            for table in (f"q_{name}", f"a_{name}") if _is_there(session, name) else ():
+                theirs = SQL(
+                    "DELETE FROM pgmq.{} WHERE starts_with(message #>> '{{properties,delivery_info,routing_key}}', %s)"
+                )
+                gone += session.execute(theirs.format(Identifier(table)), (f"fhir.{practice}.",)).rowcount
+        return gone
 
     def tail(self, exchange: str, patterns: Sequence[str], stopping: threading.Event) -> Iterator[bytes]:
         """Bodies of what passes ``exchange`` from now on, from a queue that goes when this ends; were it killed, at the next look."""
@@ -260,6 +282,10 @@ def sweep_tails(session: psycopg.Connection[Any]) -> None:
     for (name,) in dead.fetchall():
         _drop(session, name)
         session.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 0))", (name,))
+
+
+def _is_there(session: psycopg.Connection[Any], queue: str) -> bool:
+    return session.execute("SELECT FROM pgmq.meta WHERE queue_name = %s", (queue,)).fetchone() is not None
 
 
 def _drop(session: psycopg.Connection[Any], queue: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import threading
@@ -94,4 +94,17 @@ class Broker(Protocol):
 
         From a temporary queue of its own: takes nothing from anyone's. Raises BrokerError.
         """
+        ...
+
+
+@runtime_checkable
+class Eraser(Protocol):
+    """A broker of which something can be taken away."""
+
+    def delete_queue(self, queue: str) -> int | None:
+        """Delete a queue, and the one for its dead letters; messages that were there, None where there was no queue. Raises BrokerError."""
+        ...
+
+    def sweep(self, queue: str, practice: str) -> int | None:
+        """Take a practice's messages out of a queue; how many. None where single messages cannot be taken out. Raises BrokerError."""
         ...

@@ -24,7 +24,7 @@ from kombu.entity import Queue
 from kombu.messaging import Consumer, Producer
 
 from poller.broker.port import WINDOW, Cause, Outcome
-from poller.broker.topology import declare_on_rabbit, declare_queue_on_rabbit
+from poller.broker.topology import dead_letter_queue, declare_on_rabbit, declare_queue_on_rabbit
 from poller.core.envelope import CONTENT_TYPE
 from poller.errors import BrokerError, Fenced
 
@@ -108,6 +108,25 @@ class RabbitBroker:
             topology=lambda channel: declare_queue_on_rabbit(channel, queue),
             routing_key=queue,
         )
+
+    def delete_queue(self, queue: str) -> int | None:
+        """Delete a queue and its dead letters; messages that were there, None where there was no queue. Raises BrokerError."""
+        with self._channel() as channel:
+            found = [channel.queue_delete(name) for name in (queue, dead_letter_queue(queue))]
+        return sum(filter(None, found)) if any(one is not None for one in found) else None
+
+    def sweep(self, queue: str, practice: str) -> int | None:  # noqa: ARG002 - as the port has it
+        """None: RabbitMQ gives single messages to consumers only."""
+        return None
+
+    @contextmanager
+    def _channel(self) -> Iterator[Any]:
+        with _speaking():
+            connection = self.connect()
+            try:
+                yield connection.channel()
+            finally:
+                connection.collect(socket_timeout=1)
 
     def tail(self, exchange: str, patterns: Sequence[str], stopping: threading.Event) -> Iterator[bytes]:
         """Bodies of what passes ``exchange`` from now on; a reader that falls far behind loses the oldest."""

@@ -29,6 +29,8 @@ class Action(StrEnum):
     DELETES_RELEASE = "deletes release"
     DELETES_DISCARD = "deletes discard"
     EPOCH_START = "epoch start"
+    FORGET = "forget"
+    """A practice (then as of the whole installation, and without its code) or a patient."""
     HISTORY = "history"
     PAUSE = "pause"
     READ_NOW = "read-now"

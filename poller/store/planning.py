@@ -11,6 +11,7 @@ from sqlalchemy import Engine, text
 from poller.core import jsontext
 from poller.core.visits import REMEMBERED, Visit
 from poller.store.engine import reading, sql
+from poller.store.forget import forgotten_among
 from poller.store.repository import Lease, hold_lease
 
 
@@ -37,6 +38,11 @@ class PlanningStore:
         """Keep what was learned. Raises LeaseLost: only who reads a practice knows."""
         with self._engine.begin() as connection:
             hold_lease(connection, lease)
+            # A planner that was there before goes on with whom it knew.
+            patients = state.get("patients", {})
+            if forgotten := forgotten_among(connection, lease.practice, patients):
+                kept = {id_: entry for id_, entry in patients.items() if id_ not in forgotten}
+                state = dict(state) | {"patients": kept}
             connection.execute(
                 text(
                     "INSERT INTO poller.planning (practice, state, saved_at) VALUES (:practice, CAST(:state AS jsonb), :now)"

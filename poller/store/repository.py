@@ -21,6 +21,7 @@ from poller.core.visits import Visit
 from poller.errors import LeaseLost
 from poller.store import columns
 from poller.store.engine import sql
+from poller.store.forget import forgotten_among
 from poller.store.known import PatientSource, note_patients
 from poller.store.named import Named
 from poller.store.named import note as note_attachments
@@ -150,6 +151,10 @@ class Repository:
             hold_lease(connection, context.lease)
             if hiding:
                 note_hidden(connection, context.lease.practice, hiding, now)
+            if not_wanted := _of_forgotten(connection, context.lease.practice, differing):
+                latest = {key: version for key, version in latest.items() if key not in not_wanted}
+                differing = {key: version for key, version in differing.items() if key not in not_wanted}
+                new_members = [key for key in new_members if key not in not_wanted]
             recorded, writes = self._settle(connection, context, differing, now)
             # Right after the snapshots: its lock is the practice's, and two batches must not hold members and wait for it in a ring.
             if latest:
@@ -414,6 +419,15 @@ class Repository:
                 "replaced_by": [version.detail.replaced_by for version, _, _ in writes],
             },
         )
+
+
+def _of_forgotten(connection: Connection, practice: str, differing: Mapping[Key, Version]) -> set[Key]:
+    """What is of patients who were forgotten: all of it is new to the store."""
+    if not differing:
+        return set()
+    of = {key: version.detail.patient for key, version in differing.items() if version.detail.patient is not None}
+    forgotten = forgotten_among(connection, practice, set(of.values()))
+    return {key for key, patient in of.items() if patient in forgotten}
 
 
 def _doubted(

@@ -15,7 +15,7 @@ import pytest
 from kombu.entity import Queue
 from kombu.messaging import Consumer
 
-from poller.broker.port import WINDOW, Cause, Outcome
+from poller.broker.port import WINDOW, Cause, Eraser, Outcome
 from poller.core.envelope import Message
 from poller.core.sink import Only, Sink
 from poller.errors import BrokerError, StoreError
@@ -350,3 +350,23 @@ def test_whoever_is_told_can_end_the_publish(bench: Bench) -> None:
         publisher.close()
         until(lambda: opened(publisher))
         assert publisher.publish(messages[:3]) == Outcome(3)
+
+
+def test_a_practices_messages_are_taken_out_where_that_can_be_and_a_queue_goes_with_what_is_in_it(bench: Bench) -> None:
+    queue = bench.sink.queues[0]
+    ours = [replace(a_message(f"A/{n}"), routing_key="fhir.P.Observation.updated") for n in range(3)]
+    theirs = [replace(a_message(f"B/{n}"), routing_key="fhir.PQ.Observation.updated") for n in range(4)]
+    broker = bench.broker()
+    with closing(broker.publisher(bench.sink)) as publisher:
+        assert publisher.publish([*ours, *theirs]) == Outcome(7)
+    assert isinstance(broker, Eraser)
+    swept = broker.sweep(queue, "P")
+    if bench.kind == "pgmq":
+        assert swept == 3
+        assert bench.received(4) == [message.body for message in theirs]
+    else:
+        assert swept is None
+        until(lambda: bench.depth() == 7)
+    left = bench.depth()
+    assert broker.delete_queue(queue) == left
+    assert broker.delete_queue(queue) in {None, 0}

@@ -266,5 +266,14 @@ def test_it_is_read_by_practice_time_action_and_actor(run: Callable[..., Result]
 
 
 def test_every_action_is_tested_here() -> None:
-    elsewhere = {"api read", "audit expire", "config accept", "tail", "replay start", "replay resume", "replay cancel"}
+    elsewhere = {
+        "api read",
+        "audit expire",
+        "config accept",
+        "forget",
+        "tail",
+        "replay start",
+        "replay resume",
+        "replay cancel",
+    }
     assert {action.value for action in Action} == {case.removesuffix(" a patient") for case in COMMANDS} | elsewhere

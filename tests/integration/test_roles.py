@@ -22,7 +22,7 @@ TABLES = (
     *CONTENT, *EVIDENCE, *JOBS, *READING, *STEERING,
     *("target", "absence", "feed", "sink", "cursor", "parked", "parking", "lease", "budget", "practice_log"),
     *("installation", "rules"),
-    "expired",
+    *("expired", "forgotten"),
 )  # fmt: skip
 COUNTING = {
     "target": "practice, resource_type, kind, category, live, registered_at, retired_at, cursor_at, baseline_at, last_began,"
@@ -39,10 +39,12 @@ COUNTING = {
 }
 WRITES: dict[str, dict[str, set[str]]] = {
     ENGINE: {
-        "INSERT": set(TABLES) - {"expired", "sink", "cursor", "parked", "parking", "audit", "replay", "hold"},
+        "INSERT": set(TABLES)
+        - {"expired", "forgotten", "sink", "cursor", "parked", "parking", "audit", "replay", "hold"},
         "UPDATE": set(TABLES)
         - {
             "expired",
+            "forgotten",
             "sink",
             "cursor",
             "parked",
@@ -82,7 +84,7 @@ READS = {
         "replay",
         "hold",
     },
-    READER: set(TABLES) - {"token"},
+    READER: set(TABLES) - {"token", "forgotten"},
     STATUS: {
         "practice_log",
         "expired",

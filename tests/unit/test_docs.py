@@ -182,6 +182,7 @@ def test_every_metric_in_the_readme_exists() -> None:
         "poller_relay",
         "poller_reader",
         "poller_api",
+        "poller_owner",
     }
     exported = {sample for metric in REGISTRY.collect() for sample in (metric.name, f"{metric.name}_total")}
     assert metrics.LATE is not None
