@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from poller import config as configuration
-from poller import display, display_coverage, display_probe, keys, logs, output
+from poller import display, display_coverage, display_probe, keys, logs, output, quiet
 from poller.app import Installation, sinks_of
 from poller.commands import (
     audit,
@@ -42,7 +42,7 @@ from poller.commands.options import DEFAULT_CONFIG, ConfigOption, Practice, Reas
 from poller.core.audit import Action
 from poller.core.capability import to_json
 from poller.core.sink import Only
-from poller.errors import DEGRADED, Breach, ConfigError, NotFound, PollerError
+from poller.errors import DEGRADED, Breach, Code, ConfigError, NotFound, PollerError, StoreError
 from poller.probing import last_report, probe_practice
 from poller.simulator.modes import MODES
 
@@ -51,7 +51,6 @@ app = typer.Typer(
     help="An event feed for FHIR servers that can only be asked.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 keys_app = typer.Typer(help="Keys of the client.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
@@ -102,9 +101,30 @@ def main() -> None:
         finally:
             output.flush()
     except PollerError as error:
-        for line in str(error).splitlines():
-            sys.stderr.write(f"poller: {line}\n")
-        sys.exit(error.exit_code)
+        _say(error)
+    except Exception as error:  # noqa: BLE001 - whatever it is: its words may hold a patient's data, and a traceback shows them
+        _say(_explained(error))
+
+
+def _say(error: PollerError) -> None:
+    """Each line of it, the code behind the last, and end."""
+    *before, last = str(error).splitlines() or [type(error).__name__]
+    for line in [*before, f"{last} [{error.code}]"]:
+        sys.stderr.write(f"poller: {line}\n")
+    sys.exit(error.exit_code)
+
+
+def _explained(error: Exception) -> PollerError:
+    """An error that nobody expected here, without its words."""
+    from sqlalchemy.exc import DBAPIError  # noqa: PLC0415 - half a second, and loaded already where it can have been raised
+
+    from poller.store.engine import sqlstate  # noqa: PLC0415 - as above
+
+    if isinstance(error, DBAPIError):
+        ended = f"Postgres ended this ({sqlstate(error)}); ask again, and see its log if that does not help"
+        return StoreError(ended, Code.STORE_ENDED)
+    where = " < ".join(reversed(quiet.frames(error)[-3:]))
+    return PollerError(f"a defect: {quiet.said(error)} at {where}; please report this line", Code.DEFECT)
 
 
 @app.command()

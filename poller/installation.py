@@ -17,7 +17,7 @@ from poller.broker.port import Broker, Eraser
 from poller.config import Config, PracticeConfig
 from poller.config.sinks import start_of
 from poller.core.sink import Only, Sink
-from poller.errors import NotFound, StoreError
+from poller.errors import Code, NotFound, StoreError
 from poller.store import engine as postgres
 from poller.store.audit import AuditStore
 from poller.store.configurations import ConfigurationStore
@@ -128,7 +128,8 @@ class Installation:
             key = digest_key_file(self.config.data_dir).read_text(encoding="ascii").strip().encode()
         if len(key) < _DIGEST_KEY_BYTES:
             raise StoreError(
-                f"store.digest_key is too short; give it {_DIGEST_KEY_BYTES} characters or more, e.g. `openssl rand -hex 32`"
+                f"store.digest_key is too short; give it {_DIGEST_KEY_BYTES} characters or more, e.g. `openssl rand -hex 32`",
+                Code.STORE_KEY,
             )
         return key
 

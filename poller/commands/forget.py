@@ -12,7 +12,7 @@ import typer
 from poller.app import Installation
 from poller.commands.options import DEFAULT_CONFIG, Actor, AsJson, ConfigOption, a_text, load
 from poller.core.forget import Forgotten
-from poller.errors import BadInput, ConfigError, StoreError
+from poller.errors import BadInput, Code, ConfigError, StoreError
 from poller.forgetting import CERTIFICATE, forget_patient, forget_practice
 
 
@@ -24,7 +24,7 @@ def forget(
     actor: Actor,
     to: Annotated[Path, typer.Option(help="A new directory, for the certificate and what the audit had.")],
     reason: Annotated[str, typer.Option("--reason", help="Why; kept with who asks. Name no patient.", callback=a_text)],
-    patient: Annotated[str | None, typer.Option(help="Only this patient, by id.")] = None,
+    patient: Annotated[str | None, typer.Option(help="Only this patient, by id.", callback=a_text)] = None,
     vacuum: Annotated[
         bool,
         typer.Option(
@@ -51,17 +51,17 @@ def forget(
         raise ConfigError(
             [f"practice {practice} is in {config}: take it out and `poller reload`, else it would be read again"]
         )
-    if patient is not None and not a_text(patient).removeprefix("Patient/"):
+    whom = patient.removeprefix("Patient/") if patient is not None else None
+    if whom == "":
         raise BadInput("--patient: no id; write it as the server does")
     if not yes:
         what = f"all of practice {practice}" if patient is None else f"all of one patient of practice {practice}"
         typer.confirm(f"Delete {what}, for good?", abort=True)
-    whom = patient.removeprefix("Patient/") if patient is not None else None
     who = Forgotten(practice, whom, actor, reason, dt.datetime.now(dt.UTC))
     queues = sorted({queue for sink in loaded.sinks.values() for queue in sink.queues})
     with Installation(loaded) as installation:
         if not installation.has_store:
-            raise StoreError(f"there is no store in {loaded.data_dir} yet; nothing was ever kept")
+            raise StoreError(f"there is no store in {loaded.data_dir} yet; nothing was ever kept", Code.STORE_MISSING)
         if whom is None:
             said = forget_practice(installation.forgetting, installation.eraser(), who, queues, to, vacuum=vacuum)
         else:

@@ -12,7 +12,7 @@ from poller.app import Installation
 from poller.commands.options import DEFAULT_CONFIG, AsJson, ConfigOption, a_text, last_good, load_written
 from poller.config import Config
 from poller.core.facts import ConfigFacts
-from poller.errors import DEGRADED, ConfigError, NotFound, StoreError
+from poller.errors import DEGRADED, Code, ConfigError, NotFound, StoreError
 from poller.health import Report, Scope, left_behind, report
 from poller.reloading import Written
 from poller.store.configurations import Revision
@@ -50,7 +50,9 @@ def status(
 
 def _look(installation: Installation, written: Written, problems: tuple[str, ...], practice: str | None) -> Report:
     if not installation.has_store:
-        raise StoreError(f"there is no store in {installation.config.data_dir} yet; `poller run` makes it")
+        raise StoreError(
+            f"there is no store in {installation.config.data_dir} yet; `poller run` makes it", Code.STORE_MISSING
+        )
     revision, in_force = in_force_by(installation, written.path)
     scope = Scope.of(written.config, in_force, revision.accepted_at if revision is not None else None)
     name, books = installation.config.name, installation.sinks.books()

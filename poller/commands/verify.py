@@ -17,7 +17,7 @@ from poller.commands.options import DEFAULT_CONFIG, AsJson, ConfigOption, Practi
 from poller.commands.status import in_force_by
 from poller.config import PracticeConfig
 from poller.core.audit import Action
-from poller.errors import DEGRADED, ConfigError, NotFound, StoreError
+from poller.errors import DEGRADED, Code, ConfigError, NotFound, StoreError
 from poller.health import Scope
 from poller.installation import Installation
 from poller.verifying import Reading, files_of
@@ -48,7 +48,9 @@ def verify(
     files = files_of(against)
     with installed(config) as installation:
         if not installation.has_store:
-            raise StoreError(f"there is no store in {installation.config.data_dir} yet; `poller run` makes it")
+            raise StoreError(
+                f"there is no store in {installation.config.data_dir} yet; `poller run` makes it", Code.STORE_MISSING
+            )
         chosen = _practice(installation, config, practice)
         if list_:
             note(installation, Action.VERIFY, practice, reason, listed=True)

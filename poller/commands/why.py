@@ -18,7 +18,7 @@ from poller.core.audit import Action
 from poller.core.health import judge
 from poller.core.trace import PatientTrace, ResourceTrace
 from poller.core.verdict import judge_patient, judge_resource
-from poller.errors import DEGRADED, BadInput, NotFound, StoreError
+from poller.errors import DEGRADED, BadInput, Code, NotFound, StoreError
 from poller.health import Scope, facts_of
 from poller.tracing import trace_patient, trace_resource
 
@@ -49,7 +49,9 @@ def why(
     asked = _asked(resource, patient)
     with installed(config) as installation:
         if not installation.has_store:
-            raise StoreError(f"there is no store in {installation.config.data_dir} yet; `poller run` makes it")
+            raise StoreError(
+                f"there is no store in {installation.config.data_dir} yet; `poller run` makes it", Code.STORE_MISSING
+            )
         trace = _trace(installation, config, practice, asked, reason)
         now = installation.why.now()
     verdict = judge_resource(trace) if isinstance(trace, ResourceTrace) else judge_patient(trace)

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from poller.core.audit import Action, Entry
-from poller.errors import StoreError
+from poller.errors import Code, StoreError
 from poller.store.engine import sql, sqlstate
 
 
@@ -64,7 +64,8 @@ class AuditStore:
         except DBAPIError as error:
             raise StoreError(
                 f"the audit cannot be written ({sqlstate(error)}), so nothing was shown or done;"
-                " `poller_reader` must be able to append to poller.audit"
+                " `poller_reader` must be able to append to poller.audit",
+                Code.AUDIT_CLOSED,
             ) from None
 
     def entries(self, query: Query, limit: int) -> list[Noted]:

@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import psycopg
 
-from poller.errors import StoreError
+from poller.errors import Code, StoreError
 
 with warnings.catch_warnings():
     # platformdirs warns where XDG_RUNTIME_DIR is unset, as in every container; the fallback serves.
@@ -38,7 +38,8 @@ class EmbeddedPostgres:
             self._server: Any = postgres_server.get_server(directory)
         except Exception as error:
             raise StoreError(
-                f"the embedded PostgreSQL did not start ({type(error).__name__}); see postgres/log in data_dir, or set store.url"
+                f"the embedded PostgreSQL did not start ({type(error).__name__}); see postgres/log in data_dir, or set store.url",
+                Code.STORE_UNREACHABLE,
             ) from error
         socket = self._server.get_postmaster_info().socket_path
         if socket is not None:

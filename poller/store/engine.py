@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine, TextClause, create_engine, event, tex
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from poller.clock import AnchoredClock
-from poller.errors import StoreError
+from poller.errors import Code, StoreError
 from poller.store.arrays import FlatListDumper
 
 OWNER = "poller_owner"
@@ -129,7 +129,8 @@ def migrate(conninfo: str) -> None:
         raise _unreachable(error) from None
     except (DBAPIError, psycopg.Error) as error:
         raise StoreError(
-            f"the schema could not be brought up to date ({sqlstate(error)}); the login needs CREATEROLE and CREATE on the database"
+            f"the schema could not be brought up to date ({sqlstate(error)}); the login needs CREATEROLE and CREATE on the database",
+            Code.STORE_GRANTS,
         ) from None
     finally:
         engine.dispose()
@@ -147,7 +148,8 @@ def require_current(conninfo: str) -> None:
         engine.dispose()
     if not current:
         raise StoreError(
-            "the database does not hold the schema of this release; `poller migrate` brings it there, and `poller run` does too"
+            "the database does not hold the schema of this release; `poller migrate` brings it there, and `poller run` does too",
+            Code.STORE_SCHEMA,
         )
 
 
@@ -170,12 +172,15 @@ def _upgrade(connection: Connection) -> None:
         alembic.command.upgrade(config, "head")
     except CommandError:
         raise StoreError(
-            "the database holds the schema of a newer release; run that one, or restore a backup of this one's"
+            "the database holds the schema of a newer release; run that one, or restore a backup of this one's",
+            Code.STORE_NEWER,
         ) from None
 
 
 def _unreachable(error: DBAPIError) -> StoreError:
-    return StoreError(f"Postgres cannot be reached or refuses the login ({sqlstate(error)}); see store.url")
+    return StoreError(
+        f"Postgres cannot be reached or refuses the login ({sqlstate(error)}); see store.url", Code.STORE_UNREACHABLE
+    )
 
 
 def _is_current(connection: Connection) -> bool:
@@ -210,7 +215,9 @@ def prove_digest_key(engine: Engine, key: bytes) -> None:
         )
         known: bytes = connection.execute(text("SELECT key_check FROM poller.installation")).scalar_one()
     if not hmac.compare_digest(bytes(known), check):
-        raise StoreError("store.digest_key is not the key this database was made with; put the former key back")
+        raise StoreError(
+            "store.digest_key is not the key this database was made with; put the former key back", Code.STORE_KEY
+        )
 
 
 def read_clock(engine: Engine) -> tuple[dt.datetime, float]:

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, text
 
 from poller.core.audit import WHOLE, Action, Entry
 from poller.core.forget import Forgotten
-from poller.errors import NotFound, StoreError
+from poller.errors import Code, NotFound, StoreError
 from poller.store.audit import append
 
 _ALIVE = dt.timedelta(minutes=1)
@@ -147,7 +147,8 @@ class Forgetting:
         if self._connection.execute(text(alive), binds).first() is not None:
             raise StoreError(
                 f"a poller looks after practice {self._practice}, and would read it again: take the practice out of the configuration,"
-                " `poller reload`, and wait a minute"
+                " `poller reload`, and wait a minute",
+                Code.IN_USE,
             )
         accepted = self._connection.execute(
             text("SELECT revision, name, written FROM poller.configuration ORDER BY revision")
@@ -184,7 +185,8 @@ class Forgetting:
         if waiting := self._connection.execute(text(_WAITING), binds).scalars().all():
             raise StoreError(
                 f"events of the patient wait, or are parked, for: {', '.join(waiting)}. Let them go out, or release or discard what is"
-                " parked; see `poller sinks list`"
+                " parked; see `poller sinks list`",
+                Code.IN_USE,
             )
         rows = {
             table: self._delete(table, f"practice = :practice AND ({which})", binds)

@@ -18,7 +18,7 @@ from poller.core.canonical import body_text
 from poller.core.envelope import event_id, wire_sequence
 from poller.core.model import Action, Event, Origin
 from poller.core.sink import Sink, Step
-from poller.errors import NotFound, StoreError
+from poller.errors import Code, NotFound, StoreError
 from poller.store.engine import reading, sql
 from poller.store.log import EventLog, Place, Position, Selection
 
@@ -375,7 +375,10 @@ def _stays(position: Position) -> dict[str, Any]:
 
 
 def _moved(sink: str, practice: str) -> StoreError:
-    return StoreError(f"sink {sink}: its cursor in practice {practice} was moved by another relay; run one relay only")
+    return StoreError(
+        f"sink {sink}: its cursor in practice {practice} was moved by another relay; run one relay only",
+        Code.CURSOR_MOVED,
+    )
 
 
 def _wire(event: Event) -> str:

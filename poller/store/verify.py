@@ -17,7 +17,7 @@ from sqlalchemy.exc import ProgrammingError
 from poller.core import canonical
 from poller.core.dump import Dumped, Held, Outcome
 from poller.core.model import Rules
-from poller.errors import StoreError
+from poller.errors import Code, StoreError
 from poller.store import columns
 from poller.store.engine import key_check, reading, sql
 
@@ -97,14 +97,18 @@ class VerifyStore:
         with reading(self._engine) as connection:
             known = connection.execute(text("SELECT key_check FROM poller.installation")).scalar()
             if known is not None and not hmac.compare_digest(bytes(known), key_check(key)):
-                raise StoreError("store.digest_key is not the key this database was made with; put the former key back")
+                raise StoreError(
+                    "store.digest_key is not the key this database was made with; put the former key back",
+                    Code.STORE_KEY,
+                )
             try:
                 connection.execute(text(MAKE_VERIFIED))
             except ProgrammingError as error:
                 if getattr(error.orig, "sqlstate", None) != _NO_RIGHT:
                     raise
                 raise StoreError(
-                    "the role poller_reader may not make temporary tables in this database; GRANT TEMPORARY ON DATABASE … TO poller_reader"
+                    "the role poller_reader may not make temporary tables in this database; GRANT TEMPORARY ON DATABASE … TO poller_reader",
+                    Code.STORE_GRANTS,
                 ) from None
             try:
                 yield Verification(connection, practice)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -101,6 +102,7 @@ def test_wrong_words_get_one_line_and_a_code(
     assert said in answer.stderr
     assert len(answer.stderr.splitlines()) == 1
     assert answer.stderr.startswith("poller: ")
+    assert re.fullmatch(r".* \[[a-z-]+\]\n", answer.stderr)
 
 
 def test_what_is_none_of_the_choices_is_told_with_them(poller: Callable[..., Said], place: Path) -> None:

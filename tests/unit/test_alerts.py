@@ -99,6 +99,22 @@ def test_the_runbook_lists_every_exit_code() -> None:
     assert listed == given | {0, errors.DEGRADED}
 
 
+def test_the_runbook_has_a_row_for_every_error_code_with_what_to_do() -> None:
+    listed = re.findall(r"^\| `([a-z-]+)` \| ([^|]+) \| ([^|]+) \|$", RUNBOOK, re.MULTILINE)
+    assert [code for code, _, _ in listed] == [code.value for code in errors.Code]
+    assert all(means.endswith(".") and len(do) > 20 for _, means, do in listed)
+
+
+def test_every_error_has_a_code_and_no_two_kinds_the_same() -> None:
+    kinds = [one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, errors.PollerError)]
+    assert len({one.code for one in kinds}) == len(kinds)
+
+
+def test_every_error_code_is_given_somewhere() -> None:
+    sources = "".join(path.read_text("utf-8") for path in (DEPLOY.parent / "poller").rglob("*.py"))
+    assert [code.name for code in errors.Code if f"Code.{code.name}" not in sources] == []
+
+
 def test_what_the_log_is_to_be_searched_for_is_logged() -> None:
     sources = "".join(path.read_text("utf-8") for path in (DEPLOY.parent / "poller").rglob("*.py"))
     named = set(re.findall(r"action=([a-z._-]+)", RUNBOOK))
