@@ -27,6 +27,7 @@ from poller.core.pause import PRACTICE
 from poller.errors import LeaseLost, LeaseTaken, StoreError
 from poller.rounds import Rounds
 from poller.service import Service, Source, Stores
+from poller.store.engine import sqlstate
 from poller.store.repository import Lease
 from poller.store.state import LeaseKeeper
 
@@ -129,7 +130,7 @@ class Supervisor(Generic[S]):
                 self._log.error(
                     "the store failed; the practice begins again",
                     action="practice.restart",
-                    error=type(error).__name__,
+                    error=sqlstate(error) if isinstance(error, DBAPIError) else str(error),
                     failures=failures,
                 )
                 await self._rest(min(_RESTART_CEILING, 0.5 * 2 ** min(failures, 8)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import signal
 from typing import Annotated
 
@@ -56,6 +57,7 @@ async def _serve(written: Written) -> None:
         await asyncio.to_thread(installation.prepare)
         engine = Engine(installation, written)
         collect_seldom()
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold patients' data and keys
         asked: set[asyncio.Task[None]] = set()
 
         def ask_reload() -> None:

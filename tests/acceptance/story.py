@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import urllib.request
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -15,7 +16,6 @@ from tests.acceptance.rig import ECW, OPEN, Rig, spec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tests.acceptance.parts import Collector, Poller
 
@@ -41,6 +41,8 @@ class Story:
     metrics: str
     processes: str
     """Arguments of every process of this machine, while the poller ran."""
+    limits: str
+    """What the system allows the poller, as ``/proc`` has it."""
     tokens: tuple[str, ...]
 
     def markers(self) -> list[str]:
@@ -104,6 +106,7 @@ def tell(home: Path) -> Iterator[Story]:
             (rig.home / "chatty.log").read_text(),
             seen["metrics"],
             seen["processes"],
+            seen["limits"],
             tuple(rig.world.tokens._grants),
         )
 
@@ -122,10 +125,13 @@ def _live(rig: Rig, full: Collector) -> dict[str, str]:
     _await_news(rig, full)
     _cut_connections(rig, poller)
     _await_news(rig, full)
+    _violate(rig, poller)
+    _await_news(rig, full)
     for code in (ECW, OPEN):
         rig.world.delete(code, "Observation", f"gone-p-{MARK}-{code.lower()}", rig.server.clock())
     seen = {"metrics": _get(port, "/metrics") + _get(port, "/readyz")}
     seen["processes"] = "\n".join(" ".join(each.info["cmdline"] or ()) for each in psutil.process_iter(["cmdline"]))
+    seen["limits"] = Path(f"/proc/{poller.process.pid}/limits").read_text()
     rig.world.quiet()
     rig.world.clear_faults()
     rig.come_round(lambda: len(full.received))
@@ -152,6 +158,17 @@ def _await_news(rig: Rig, full: Collector) -> None:
         return len(told) == 2
 
     wait_until("a change arrives", arrived, 120, 0.02)
+
+
+def _violate(rig: Rig, poller: Poller) -> None:
+    """Let the store refuse what is written of the planted results, whole rows and all, until the poller has said so."""
+    before = poller.log.stat().st_size
+    with psycopg.connect(rig.installation().store_conninfo, autocommit=True) as admin:
+        admin.execute(f"ALTER TABLE poller.history ADD CONSTRAINT no_marks CHECK (id NOT LIKE '%{MARK}%') NOT VALID")
+        for code in (ECW, OPEN):
+            rig.world.put(code, a_result(f"p-{MARK}-{code.lower()}", 1), rig.server.clock())
+        wait_until("a violation is noticed", lambda: b"SQLSTATE 23514" in poller.log.read_bytes()[before:], 120)
+        admin.execute("ALTER TABLE poller.history DROP CONSTRAINT no_marks")
 
 
 def _cut_connections(rig: Rig, poller: Poller) -> None:

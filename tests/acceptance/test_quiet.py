@@ -37,6 +37,7 @@ def test_the_marks_were_there_to_be_seen(story: Story) -> None:
 def test_no_output_holds_a_mark(story: Story) -> None:
     assert '"level": "debug"' in story.output
     assert '"action": "call.failed"' in story.output
+    assert "SQLSTATE 23514" in story.output, "Postgres has quoted a whole row to the poller"
     assert leaks(story.output, story.markers()) == 0
 
 
@@ -52,9 +53,16 @@ def test_no_metric_and_no_process_list_holds_a_mark(story: Story) -> None:
     assert leaks(story.processes, story.markers()) == 0
 
 
+def test_no_core_file_is_ever_written(story: Story) -> None:
+    """It would hold patients' data and keys."""
+    line = next(line for line in story.limits.splitlines() if line.startswith("Max core file size"))
+    assert line.split()[4:6] == ["0", "0"]
+
+
 def test_postgres_logs_no_mark(story: Story) -> None:
     text = story.postgres_log.read_text()
     assert "terminating connection" in text, "it logs at all"
+    assert "no_marks" in text, "also that a row was refused"
     assert leaks(text, story.markers()) == 0
     with psycopg.connect(story.rig.installation().store_conninfo, autocommit=True) as admin:
         admin.execute("SET log_min_error_statement = 'error'")

@@ -16,7 +16,7 @@ def ends_with(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
         raise error
 
     monkeypatch.setattr(cli, "app", fail)
-    monkeypatch.setattr(cli.output, "guard", lambda: None)
+    monkeypatch.setattr("poller.output.guard", lambda: None)
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert isinstance(ended.value.code, int)
