@@ -23,6 +23,7 @@ from poller.core.envelope import message
 from poller.core.pace import Pace
 from poller.core.sink import Fate, go_around, park_first, settle, sort_out, witnesses
 from poller.errors import BrokerError, PollerError
+from poller.spans import span
 
 if TYPE_CHECKING:
     import uuid
@@ -446,7 +447,11 @@ class Courier:
         self, events: Sequence[Event], routed: str | None, settled: Callable[[int], None] | None = None
     ) -> Outcome:
         """Send events, each chained to the one routed to this sink before it."""
-        outcome = self._publisher.publish(list(self._messages(events, routed)), settled)
+        if not events:
+            return self._publisher.publish([], settled)
+        with span("publish", sink=self._sink.name, practice=events[0].practice, events=len(events)) as told:
+            outcome = self._publisher.publish(list(self._messages(events, routed)), settled)
+            told.add(confirmed=outcome.confirmed, refused=outcome.cause)
         if self._pace is not None:
             self._pace.spend(outcome.confirmed)
         return outcome

@@ -43,6 +43,7 @@ from poller.core.window import initial_cursor, next_cursor
 from poller.lateness import Lateness
 from poller.order import Order, Turn, purpose_of
 from poller.planning import Pass, Planning
+from poller.spans import span
 from poller.store.planning import PlanningStore
 from poller.store.repository import (
     Key,
@@ -244,6 +245,17 @@ class Cycle:
     async def run_pass(self, state: TargetState, turn: Turn | None = None) -> Came:
         """Read one target whole and commit it batch by batch; the last batch carries what the pass proved."""
         target = state.target
+        with span("pass", practice=self._config.code, feed=target.resource_type, kind=target.kind) as told:
+            came = await self._run(state, turn)
+            told.add(
+                changes=came.changes,
+                coverage=came.coverage,
+                failure=came.failure.kind if came.failure is not None else None,
+            )
+        return came
+
+    async def _run(self, state: TargetState, turn: Turn | None) -> Came:
+        target = state.target
         context = self._context(state)
         reading = self._reader.read(target, state.cursor_at, turn.purpose if turn is not None else purpose_of(state))
         progress = _Progress()
@@ -293,7 +305,9 @@ class Cycle:
             return self._repository.record(context, versions, self._clock.now(), end)
 
         versions: list[Version] = []
-        recorded = await asyncio.to_thread(work)
+        with span("commit", resources=len(batch.sightings)) as told:
+            recorded = await asyncio.to_thread(work)
+            told.add(changes=len(recorded.changes))
         self.planning.note_visits(recorded.visits)
         progress.outdated = progress.outdated or bool(recorded.outdated)
         progress.changes.extend((key, decision.action) for key, decision in recorded.changes)

@@ -10,7 +10,7 @@ from typing import Annotated
 import structlog
 import typer
 
-from poller import metrics
+from poller import metrics, spans
 from poller.app import Engine, Installation, collect_seldom
 from poller.commands.options import DEFAULT_CONFIG, ConfigOption, DataDirOption, last_good, load_written
 from poller.errors import ConfigError
@@ -57,6 +57,7 @@ async def _serve(written: Written) -> None:
         await asyncio.to_thread(installation.prepare)
         engine = Engine(installation, written)
         collect_seldom()
+        spans.configure()
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold patients' data and keys
         asked: set[asyncio.Task[None]] = set()
 

@@ -24,6 +24,7 @@ from poller.source.address import Address
 from poller.source.auth import Authorization, Token
 from poller.source.gate import Gate
 from poller.source.wire import Broken, Exchange, Streamed, Wire
+from poller.spans import span
 
 log = structlog.get_logger(__name__)
 
@@ -217,8 +218,13 @@ class Client:
                     return None
                 if token.text:
                     fields["Authorization"] = f"Bearer {token.text}"
-            came = await send(call.address.url, fields)
-            verdict = _judge(came, call)
+            with span("call", practice=self._practice, purpose=call.purpose) as told:
+                came = await send(call.address.url, fields)
+                verdict = _judge(came, call)
+                told.add(
+                    status=None if isinstance(came, Broken) else came.status,
+                    failure=verdict.failure.kind if verdict.failure is not None else None,
+                )
             if call.address.is_ours and not isinstance(came, Broken):
                 await self._slow_down(verdict, came)
             return verdict, came, token

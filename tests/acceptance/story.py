@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import threading
 import time
 import urllib.request
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import psutil
 import psycopg
@@ -21,6 +24,35 @@ if TYPE_CHECKING:
 
 MARK = "zqxvkjwq"
 """Stands in every id and every word of the planted patients, and nowhere else: three letters stand by chance in keys of other processes."""
+
+
+class Traces:
+    """Takes what is sent to it, as a collector of OpenTelemetry does."""
+
+    def __init__(self) -> None:
+        self.taken = b""
+
+    def __enter__(self) -> Self:
+        traces = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                traces.taken += self.rfile.read(int(self.headers["Content-Length"]))
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                """Be silent."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = f"http://127.0.0.1:{self._server.server_port}"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        del os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"]
+        self._server.shutdown()
+
 
 FAULTS: dict[str, Any] = {"error_500": 0.03, "error_503": 0.03, "cut_json": 0.03, "cut_connection": 0.03, "html": 0.03}
 
@@ -41,6 +73,8 @@ class Story:
     metrics: str
     processes: str
     """Arguments of every process of this machine, while the poller ran."""
+    traces: bytes
+    """What the pollers sent to OpenTelemetry's collector."""
     limits: str
     """What the system allows the poller, as ``/proc`` has it."""
     tokens: tuple[str, ...]
@@ -95,7 +129,7 @@ def tell(home: Path) -> Iterator[Story]:
     }
     rig = Rig(home, Services(), [spec(ECW), spec(OPEN)], rate=5.0, seed=3, level="debug", sinks={"labs": labs})
     plant(rig)
-    with rig:
+    with Traces() as traces, rig:
         with rig.collector() as full, rig.collector(f"{rig.mark}.labs") as filtered:
             seen = _live(rig, full)
         yield Story(
@@ -106,6 +140,7 @@ def tell(home: Path) -> Iterator[Story]:
             (rig.home / "chatty.log").read_text(),
             seen["metrics"],
             seen["processes"],
+            traces.taken,
             seen["limits"],
             tuple(rig.world.tokens._grants),
         )

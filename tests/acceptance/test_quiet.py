@@ -53,6 +53,12 @@ def test_no_metric_and_no_process_list_holds_a_mark(story: Story) -> None:
     assert leaks(story.processes, story.markers()) == 0
 
 
+def test_no_trace_holds_a_mark(story: Story) -> None:
+    for name in (b"poller.pass", b"poller.call", b"poller.commit", b"poller.publish", b"poller.failure"):
+        assert name in story.traces
+    assert leaks(story.traces.decode(errors="replace"), story.markers()) == 0
+
+
 def test_no_core_file_is_ever_written(story: Story) -> None:
     """It would hold patients' data and keys."""
     line = next(line for line in story.limits.splitlines() if line.startswith("Max core file size"))
