@@ -27,7 +27,7 @@ from poller.core.model import Purpose, Strategy
 from poller.errands import errands_of
 from poller.errors import StoreError
 from poller.heartbeat import KEEP_EVERY, Heartbeat
-from poller.installation import Installation, sinks_of, sources_of
+from poller.installation import Installation, masters_of, sinks_of, sources_of
 from poller.promises import refusals, tell
 from poller.relay import Outlet, Relay
 from poller.reloading import Reloading, Written
@@ -102,10 +102,13 @@ class Engine:
             installation.engine(postgres.ENGINE, 2)
         )  # a permit must not wait for a long write
         self._grants = Grants(self._ledger)
+        self._masters = installation.masters
+        """Those of the configuration that was looked at last."""
+        self._vault = installation.vault(postgres.ENGINE)
         self._stores = Stores(
             LeaseKeeper(installation.engine(postgres.ENGINE, 1)),
             StateStore(engine),
-            Repository(engine, installation.digest_key),
+            Repository(engine, installation.digest_key, self._vault),
             DeleteStore(engine),
             ProbeStore(engine),
             PlanningStore(engine),
@@ -113,7 +116,10 @@ class Engine:
         self._sources = sources_of(self._config)
         self._broker = installation.broker()
         self._relay = Relay(
-            SinkLog(installation.engine(postgres.RELAY, max(2, len(self._config.sinks)))),  # each has a thread
+            SinkLog(
+                installation.engine(postgres.RELAY, max(2, len(self._config.sinks))),  # each has a thread
+                installation.vault(postgres.RELAY),
+            ),
             self._outlets(self._config),
             self._sources,
         )
@@ -185,7 +191,9 @@ class Engine:
         if config.listen is None:
             return None
         host, port = split_listen(config.listen)
-        api = ReadingApi(self._installation.engine(postgres.API, 10), self._sources)
+        api = ReadingApi(
+            self._installation.engine(postgres.API, 10), self._sources, vault=self._installation.vault(postgres.API)
+        )
         key = config.key.file if config.key is not None else None
         tls = (config.certificate, key) if config.certificate is not None and key is not None else None
         server = Server(api.app(), host, port, setting="api.listen", tls=tls)
@@ -208,7 +216,11 @@ class Engine:
         found = list(refusals(following.config, self._installation.standing, before, dt.datetime.now(dt.UTC)))
         for code in following.config.practices:
             tell(code, found)
-        return [one.at(following.path) for one in found if not one.outgrown]
+        self._masters = masters_of(following.config)
+        locked = self._installation.keys.refusals(self._masters, list(following.config.practices))
+        return [*(f"{following.path}: encryption.keys: {one}" for one in locked)] + [
+            one.at(following.path) for one in found if not one.outgrown
+        ]
 
     async def _weigh(self) -> None:
         """Look whether practices have outgrown what was accepted of them. They go on: to stop them would make their feeds later still."""
@@ -228,6 +240,7 @@ class Engine:
         if self._supervision is None:
             return
         self._config = config
+        self._installation.masters.follow(self._masters)
         logs.configure(config.logging.format, config.logging.level)
         self._sources.update(sources_of(config))
         await self._supervision.follow(config.practices)
@@ -257,6 +270,7 @@ class Engine:
                 clock,
                 self._installation.digest_key,
                 self._relay.notify,
+                self._vault,
             ),
             paused,
             self._heartbeat.beat,

@@ -8,19 +8,19 @@ import signal
 import sys
 import threading
 from importlib.metadata import version
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from poller import config as configuration
-from poller import display, display_coverage, display_probe, keys, logs, output, quiet
+from poller import display, display_coverage, display_probe, logs, output, quiet
 from poller.app import Installation, sinks_of
 from poller.commands import (
     audit,
     deletes,
     epoch,
     forget,
+    keys,
     pauses,
     plan,
     read_now,
@@ -52,8 +52,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-keys_app = typer.Typer(help="Keys of the client.", no_args_is_help=True)
-app.add_typer(keys_app, name="keys")
+app.add_typer(keys.app, name="keys")
 app.add_typer(deletes.app, name="deletes")
 app.add_typer(epoch.app, name="epoch")
 app.command("plan", epilog=plan.EPILOG)(plan.plan)
@@ -187,20 +186,6 @@ def simulator(
     practices = demo_practices(mode)
     key = make_simulator_key(config)
     run_simulator(key, port=port, changes_per_second=changes, seed=seed, practices=practices)
-
-
-@keys_app.command("new")
-def keys_new(
-    out: Annotated[Path, typer.Option(help="Where the private key goes (PEM, readable by its owner only).")],
-    kid: Annotated[str | None, typer.Option(help="Key id; without, the RFC 7638 thumbprint.")] = None,
-    force: Annotated[bool, typer.Option(help="Overwrite a key that is there.")] = False,
-) -> None:
-    """Make a private key and, beside it, the JWKS to publish where the vendor can fetch it."""
-    out.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    pair = keys.new_key(out, kid, force=force)
-    typer.echo(f"private key: {pair.private_path}")
-    typer.echo(f"public JWKS: {pair.jwks_path} (publish this one)")
-    typer.echo(f"kid: {pair.kid}")
 
 
 @app.command()

@@ -22,6 +22,7 @@ from poller.store.attachments import AttachmentStore
 from poller.store.exports import ExportStore
 from poller.store.patients import PatientStore
 from poller.store.repository import Lease, Repository
+from poller.store.vault import PLAIN, Vault
 
 
 class _Binaries:
@@ -45,6 +46,7 @@ def errands_of(
     clock: Clock,
     digest_key: bytes,
     on_commit: Callable[[], None],
+    vault: Vault = PLAIN,
 ) -> Errands:
     """The errands that a practice's configuration asks for."""
     group = config.patients.group
@@ -59,7 +61,7 @@ def errands_of(
         lease,
         _Binaries(source, clock),
         repository,
-        AttachmentStore(database),
+        AttachmentStore(database, vault),
         clock,
         digest_key,
         on_commit,

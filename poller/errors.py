@@ -94,6 +94,10 @@ class StoreError(PollerError):
     code = Code.STORE
 
 
+class KeyMissing(StoreError, ValueError):  # noqa: N818
+    """What a body was sealed with is not at hand: to whoever reads it, it is as one that is damaged."""
+
+
 class LeaseLost(StoreError):  # noqa: N818 - what happened, in the vocabulary of the design
     """Another poller has taken this practice over; this one must write nothing more for it."""
 

@@ -10,6 +10,7 @@ import contextlib
 from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from psycopg.conninfo import make_conninfo
 from sqlalchemy import Engine as Database
 
@@ -25,15 +26,18 @@ from poller.store.control import ControlStore
 from poller.store.coverage import CoverageStore
 from poller.store.deletes import DeleteStore
 from poller.store.forget import ForgetStore
+from poller.store.keys import KeyStore
 from poller.store.log import EventLog
 from poller.store.outlook import OutlookStore, Standing
 from poller.store.probes import ProbeStore
 from poller.store.reading import ReadingStore
 from poller.store.replays import ReplayStore
+from poller.store.sealing import Sealing
 from poller.store.sinks import SinkLog
 from poller.store.state import StateStore
 from poller.store.status import StatusStore
 from poller.store.tokens import TokenStore
+from poller.store.vault import Master, Masters, Vault
 from poller.store.verify import VerifyStore
 from poller.store.why import WhyStore
 
@@ -63,6 +67,11 @@ def sinks_of(config: Config) -> list[Sink]:
 def sources_of(config: Config) -> dict[str, str]:
     """Base URL by practice."""
     return {code: practice.base_url for code, practice in config.practices.items()}
+
+
+def masters_of(config: Config) -> Masters:
+    """The master keys that the configuration names. Raises ConfigError for one that cannot be had."""
+    return Masters([Master(one.name, AESGCM(one.key())) for one in config.encryption.keys])
 
 
 class Installation:
@@ -133,10 +142,35 @@ class Installation:
             )
         return key
 
+    @cached_property
+    def masters(self) -> Masters:
+        """The master keys in force: read once, and again by whoever takes up another configuration. Raises ConfigError."""
+        return masters_of(self.config)
+
+    def vault(self, role: str) -> Vault:
+        """Where bodies are sealed and opened by who acts as ``role``. Raises ConfigError as above."""
+        return Vault(self.engine(role, 1), self.masters)
+
+    @cached_property
+    def keys(self) -> KeyStore:
+        """The practices' keys. Raises StoreError on a database that was not migrated, and ConfigError as above."""
+        self._require_schema()
+        return KeyStore(self.engine(postgres.ENGINE, 1), self.masters)
+
+    def sealing(self, practice: str) -> Sealing:
+        """Seals what stands unsealed, as the owner of the tables. Raises StoreError and ConfigError as above."""
+        self._require_schema()
+        return Sealing(self.engine(postgres.OWNER, 1), Vault(self.engine(postgres.ENGINE, 1), self.masters), practice)
+
     def prepare(self) -> None:
-        """Bring the schema to this release and tie it to the digest key. Raises StoreError."""
+        """Bring the schema to this release; tie it to the digest key, and prove that the master keys open what they must.
+
+        Raises StoreError, and ConfigError as above.
+        """
         postgres.migrate(self.store_conninfo)
         postgres.prove_digest_key(self.engine(postgres.ENGINE), self.digest_key)
+        if refused := self.keys.refusals(self.masters, list(self.config.practices)):
+            raise StoreError("\n".join(refused))
 
     def engine(self, role: str, pool_size: int = 5) -> Database:
         """An engine that acts as ``role``, closed with the installation."""
@@ -151,7 +185,7 @@ class Installation:
     def reading_log(self) -> EventLog:
         """The log as a person reads it. Raises StoreError on a database that was not migrated."""
         self._require_schema()
-        return EventLog(self.engine(postgres.READER, 2))
+        return EventLog(self.engine(postgres.READER, 2), self.vault(postgres.READER))
 
     @cached_property
     def coverage(self) -> CoverageStore:
@@ -175,7 +209,7 @@ class Installation:
     def verify(self) -> VerifyStore:
         """Where outside dumps are compared with. Raises StoreError as above."""
         self._require_schema()
-        return VerifyStore(self.engine(postgres.READER, 1))
+        return VerifyStore(self.engine(postgres.READER, 1), self.vault(postgres.READER))
 
     @property
     def has_store(self) -> bool:
@@ -207,7 +241,7 @@ class Installation:
     def reading(self) -> ReadingStore:
         """Versions, and the state at a time. Raises StoreError as above."""
         self._require_schema()
-        return ReadingStore(self.engine(postgres.READER, 2))
+        return ReadingStore(self.engine(postgres.READER, 2), self.vault(postgres.READER))
 
     @cached_property
     def tokens(self) -> TokenStore:
@@ -242,7 +276,7 @@ class Installation:
     def sinks(self) -> SinkLog:
         """The cursors and what is parked, for the operator's word on it. Raises StoreError as above."""
         self._require_schema()
-        return SinkLog(self.engine(postgres.RELAY, 1))
+        return SinkLog(self.engine(postgres.RELAY, 1), self.vault(postgres.RELAY))
 
     @cached_property
     def control(self) -> ControlStore:

@@ -22,6 +22,7 @@ from poller.store.control import ControlStore
 from poller.store.engine import RELAY, open_engine
 from poller.store.heartbeat import HeartbeatStore
 from poller.store.sinks import SinkLog
+from poller.store.vault import PLAIN
 from tests.integration.conftest import Practice
 
 CODE = "FAMLYM"
@@ -77,6 +78,7 @@ class Scene:
         said = ", ".join(f"{feed}: {{every: {every}}}" for feed in feeds)
         self.file.write_text(
             f"store: {{url: '{self._store}', digest_key: {{env: KEY}}}}\n"
+            f"encryption: {{keys: [{'{name: k1, env: MASTER}' if PLAIN.seals else ''}]}}\n"
             f"sinks: {sinks or '{changes: {exchange: fhir.changes, queues: [q], baseline: publish}}'}\n"
             f"practices: {{{CODE}: {{base_url: 'https://ehr.example/A', auth: none, feeds: {{{said}}}{more}}}}}\n",
             "utf-8",
@@ -109,7 +111,9 @@ class Scene:
         if self._is_looked_after:
             self.beat(0)
             self._is_looked_after = True
-        return RUNNER.invoke(cli.app, [*words, "-c", str(self.file)], env={"COLUMNS": "100", "KEY": "k" * 32})
+        return RUNNER.invoke(
+            cli.app, [*words, "-c", str(self.file)], env={"COLUMNS": "100", "KEY": "k" * 32, "MASTER": "6d" * 32}
+        )
 
     def told(self, exit_code: int, *words: str, schema: dict[str, Any]) -> dict[str, Any]:
         """The same with --json: an object that fits the schema, and has no member besides."""

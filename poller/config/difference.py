@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pydantic import BaseModel
 
 from poller.config.active import ActiveHours
+from poller.config.encryption import MasterKey
 from poller.config.model import Config, PracticeConfig
 from poller.config.secret import Secret
 from poller.config.values import show_duration
 
-HOT = ("audit.", "logging.", "reload.")
+HOT = ("audit.", "encryption.", "logging.", "reload.")
 """Beginnings of keys, beside practices and sinks, that a running engine takes up."""
 
 
@@ -156,6 +157,8 @@ def _shown(value: object) -> str:
             said = "none" if value is None else str(value).lower()
         case dt.timedelta():
             said = show_duration(value)
+        case MasterKey():
+            said = f"{value.name} in {value.place}"
         case Secret():
             said = f"{{env: {value.env}}}" if value.env is not None else f"{{file: {value.file}}}"
         case ActiveHours():

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, fie
 from pydantic_core import PydanticCustomError
 
 from poller.config.api import ApiConfig
+from poller.config.encryption import EncryptionConfig
 from poller.config.feed import FeedConfig, Reading, Rung
 from poller.config.network import CaFile, ProxyUrl
 from poller.config.noise import Noise
@@ -282,6 +283,9 @@ class Config(Section):
     )
     """Embedded Postgres, keys and sockets; relative to the current directory."""
     store: StoreConfig = Field(default=StoreConfig(), examples=["{url: embedded}"])
+    encryption: EncryptionConfig = Field(
+        default=EncryptionConfig(), examples=["{keys: [{name: k2026, file: /etc/poller/k2026}]}"]
+    )
     broker: BrokerConfig = Field(default=BrokerConfig(), examples=["{url: embedded}"])
     sinks: dict[Word, SinkConfig] = Field(
         default={}, examples=["{changes: {exchange: fhir.changes, queues: [fhir.changes.all]}}"]

@@ -29,6 +29,9 @@ RULES_VERSION = 2
 CODEC_ZLIB = 1
 """Bodies are JSON text compressed by zlib (RFC 1950)."""
 
+CODEC_SEALED = 2
+"""The same, encrypted; :mod:`poller.store.vault` opens it."""
+
 _VOLATILE_META = frozenset({"lastUpdated", "versionId"})
 _ENTERED_IN_ERROR = "entered-in-error"
 _ELEMENT_BYTES = 8
@@ -104,7 +107,12 @@ def encode_body(resource: Mapping[str, Any]) -> bytes:
 
 def decode_body(codec: int, body: bytes) -> dict[str, Any]:
     """The inverse of :func:`encode_body`. Raises ValueError for an unknown codec or a damaged body."""
-    resource = jsontext.loads(body_text(codec, body))
+    return resource_of(body_text(codec, body))
+
+
+def resource_of(text: bytes) -> dict[str, Any]:
+    """A stored body's text, parsed. Raises ValueError as :func:`decode_body`."""
+    resource = jsontext.loads(text)
     if not isinstance(resource, dict):
         raise ValueError("a stored body is not a resource")  # noqa: TRY004 - the content is wrong, not the caller's type
     return resource

@@ -11,11 +11,11 @@ from typing import Any, Literal
 from sqlalchemy import Connection, Engine
 
 from poller.core.attachments import ELEMENTS, Rules, wanted
-from poller.core.canonical import decode_body
 from poller.core.model import Origin
 from poller.store.engine import sql
 from poller.store.named import TARGET, Named, note
 from poller.store.repository import Lease, hold_lease
+from poller.store.vault import PLAIN, Vault
 
 State = Literal["wanted", "fetched", "too-large", "refused"]
 
@@ -40,8 +40,9 @@ class Due:
 class AttachmentStore:
     """The attachments of practices. Safe to use from several threads."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, vault: Vault = PLAIN) -> None:
         self._engine = engine
+        self._vault = vault
 
     def due(self, practice: str, owner_types: Sequence[str], now: dt.datetime, limit: int) -> list[Due]:
         """At most so many to be fetched now, the latest named first; what was refused before comes after what was not."""
@@ -100,7 +101,12 @@ class AttachmentStore:
         with self._engine.begin() as connection:
             hold_lease(connection, lease)
             rows = self._unnoted(connection, lease.practice, resource_type, after)
-            note(connection, lease.practice, [_named(resource_type, row, rules) for row in rows], now)
+            note(
+                connection,
+                lease.practice,
+                [self._named(lease.practice, resource_type, row, rules) for row in rows],
+                now,
+            )
         return rows[-1].id if len(rows) == _NOTES else None
 
     def _unnoted(self, connection: Connection, practice: str, resource_type: str, after: str) -> Sequence[Any]:
@@ -115,10 +121,9 @@ class AttachmentStore:
             },
         ).all()
 
-
-def _named(resource_type: str, row: Any, rules: Rules) -> Named:
-    found = wanted(decode_body(row.codec, bytes(row.body)), rules) or ()
-    return Named(resource_type, row.id, row.version, row.partition_key, found)
+    def _named(self, practice: str, resource_type: str, row: Any, rules: Rules) -> Named:
+        resource = self._vault.resource(practice, (resource_type, row.id), row.codec, bytes(row.body))
+        return Named(resource_type, row.id, row.version, row.partition_key, wanted(resource, rules) or ())
 
 
 def _dues(rows: Sequence[Any]) -> Iterator[Due]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from poller.core import jsontext
 from poller.core.model import Decision, Rules, Version
+from poller.store.vault import Seal
 
 
 def partition_key(version: Version) -> str:
@@ -34,17 +35,20 @@ def compared(versions: Sequence[Version], numbers: Mapping[Rules, int]) -> dict[
     }
 
 
-def snapshots(changes: Sequence[tuple[Version, Decision]], numbers: Mapping[Rules, int]) -> dict[str, list[Any]]:
+def snapshots(
+    changes: Sequence[tuple[Version, Decision]], numbers: Mapping[Rules, int], seal: Seal
+) -> dict[str, list[Any]]:
     """Binds of insert_snapshots, update_snapshots and insert_history."""
     versions = [version for version, _ in changes]
     details = [version.detail for version in versions]
+    stored = [seal(version.key, detail.codec, detail.body) for version, detail in zip(versions, details, strict=True)]
     return compared(versions, numbers) | {
         "versions": [decision.version for _, decision in changes],
         "actions": [decision.action.value for _, decision in changes],
         "partition_keys": [partition_key(version) for version in versions],
         "elements": [jsontext.dumps(dict(detail.elements)).decode() for detail in details],
-        "codecs": [detail.codec for detail in details],
-        "bodies": [detail.body for detail in details],
+        "codecs": [codec for codec, _ in stored],
+        "bodies": [body for _, body in stored],
         "last_modified": [detail.last_modified for detail in details],
         "categories": [names(detail.categories) for detail in details],
         "statuses": [detail.status for detail in details],

@@ -10,13 +10,13 @@ from typing import Any
 
 from sqlalchemy import Engine, text
 
-from poller.core.canonical import decode_body
 from poller.core.envelope import wire_sequence
 from poller.core.model import Action, Event, Origin
 from poller.core.noise import hidden
 from poller.errors import NotFound
 from poller.store.engine import reading, sql, sql_in_binary
 from poller.store.events import event_of
+from poller.store.vault import PLAIN, Vault
 
 _PAGE = 5_000
 _PAGE_OF_BODIES = 1_000
@@ -167,8 +167,9 @@ class HistoryRow:
 class EventLog:
     """Reads the log. Safe to use from several threads."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, vault: Vault = PLAIN) -> None:
         self._engine = engine
+        self._vault = vault
 
     def positions(self, sink: str) -> list[Position]:
         """Where the sink stands in every practice's log."""
@@ -190,7 +191,7 @@ class EventLog:
             "bodies": bodies,
             "of_deleted": of_deleted,
         }
-        return [event_of(row) for row in self._page(binds)]
+        return [event_of(row, self._vault) for row in self._page(binds)]
 
     def _page(self, binds: Mapping[str, Any]) -> Sequence[Any]:
         with self._engine.begin() as connection:
@@ -261,7 +262,7 @@ class EventLog:
         known = self._dropped_at(selection) if began_at is None else began_at - _DROPPING
         for rows in self._rows(binds):
             self._require_kept(selection, (binds["epoch"], binds["sequence"]), known)
-            yield [event_of(row) for row in rows]
+            yield [event_of(row, self._vault) for row in rows]
         self._require_kept(selection, (binds["epoch"], binds["sequence"]), known)
 
     def _rows(self, binds: dict[str, Any]) -> Iterator[Sequence[Any]]:
@@ -300,7 +301,11 @@ class EventLog:
             rows = connection.execute(sql("resource_history"), binds).all()
         if not rows:
             raise NotFound("no version of this resource is kept; check the practice, the type and the id")
-        bodies = [_body(row.codec, row.body) for row in rows]
+        key = resource_type, id_
+        bodies = [
+            self._vault.resource(practice, key, row.codec, bytes(row.body)) if row.body is not None else None
+            for row in rows
+        ]
         return [
             HistoryRow(
                 version=row.version,
@@ -332,7 +337,3 @@ class EventLog:
         if epoch is None:
             raise NotFound(f"practice {practice} has no log here")
         return int(epoch)
-
-
-def _body(codec: int | None, body: bytes | None) -> Mapping[str, Any] | None:
-    return decode_body(codec, bytes(body)) if codec is not None and body is not None else None

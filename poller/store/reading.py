@@ -11,10 +11,10 @@ from typing import Any
 from sqlalchemy import Connection, Engine
 
 from poller.core import jsontext
-from poller.core.canonical import body_text
 from poller.core.model import Action, Event
 from poller.store.engine import sql, sql_in_binary
 from poller.store.events import event_of
+from poller.store.vault import PLAIN, Vault
 
 _PAGE = 500
 _PAGE_BYTES = 8 * 1024 * 1024
@@ -53,8 +53,9 @@ class StoredVersion:
 class ReadingStore:
     """Reads versions. Safe to use from several threads."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, vault: Vault = PLAIN) -> None:
         self._engine = engine
+        self._vault = vault
 
     def version(
         self,
@@ -73,9 +74,8 @@ class ReadingStore:
             return Missing.UNKNOWN
         if version is not None and version > row.latest:
             return Missing.UNKNOWN
-        return _version(
-            resource_type, id_, row, stands=version in {None, row.latest} and (at is None or row.changed_at <= at)
-        )
+        stands = version in {None, row.latest} and (at is None or row.changed_at <= at)
+        return self._version(practice, (resource_type, id_), row, stands=stands)
 
     def versions(
         self, connection: Connection, practice: str, resource_type: str, id_: str, *, before: int | None, limit: int
@@ -84,7 +84,9 @@ class ReadingStore:
         binds = {"practice": practice, "resource_type": resource_type, "id": id_, "limit": limit}
         binds |= {"before": before if before is not None else 2**62, "bytes": _PAGE_BYTES}
         rows = connection.execute(sql("read_versions"), binds).all()
-        return [_kept(resource_type, id_, row) for row in rows], bool(rows) and rows[0].remaining > len(rows)
+        return [self._kept(practice, (resource_type, id_), row) for row in rows], bool(rows) and rows[
+            0
+        ].remaining > len(rows)
 
     def as_of(
         self, practice: str, at: dt.datetime, *, resource_type: str | None = None, patient: str | None = None
@@ -108,7 +110,9 @@ class ReadingStore:
                 rows = connection.execute(sql("as_of"), binds).all()
             if not rows:
                 return
-            found = [_version(row.resource_type, row.id, row, stands=row.changed_at <= at) for row in rows]
+            found = [
+                self._version(practice, (row.resource_type, row.id), row, stands=row.changed_at <= at) for row in rows
+            ]
             yield [
                 one for one in found if one is Missing.PAST or (isinstance(one, StoredVersion) and not one.is_deleted)
             ]
@@ -124,20 +128,18 @@ class ReadingStore:
         }
         with self._engine.connect() as connection:
             rows = connection.execute(sql_in_binary("events_of_versions"), binds)
-            return {(row.resource_type, row.id): event_of(row) for row in rows}
+            return {(row.resource_type, row.id): event_of(row, self._vault) for row in rows}
 
+    def _version(self, practice: str, key: tuple[str, str], row: Any, *, stands: bool) -> StoredVersion | Missing:
+        """From history if it is kept there, else from the snapshot if it ``stands``."""
+        if row.version is not None:
+            return self._kept(practice, key, row)
+        if not stands:
+            return Missing.PAST
+        text = None if row.deleted else self._vault.text(practice, key, row.latest_codec, bytes(row.latest_body))
+        return StoredVersion(*key, row.latest, row.deleted, row.changed_at, None, text)
 
-def _version(resource_type: str, id_: str, row: Any, *, stands: bool) -> StoredVersion | Missing:
-    """From history if it is kept there, else from the snapshot if it ``stands``."""
-    if row.version is not None:
-        return _kept(resource_type, id_, row)
-    if not stands:
-        return Missing.PAST
-    text = None if row.deleted else body_text(row.latest_codec, bytes(row.latest_body))
-    return StoredVersion(resource_type, id_, row.latest, row.deleted, row.changed_at, None, text)
-
-
-def _kept(resource_type: str, id_: str, row: Any) -> StoredVersion:
-    action = Action(row.action)
-    text = body_text(row.codec, bytes(row.body)) if row.body is not None else None
-    return StoredVersion(resource_type, id_, row.version, action is Action.DELETED, row.recorded_at, action, text)
+    def _kept(self, practice: str, key: tuple[str, str], row: Any) -> StoredVersion:
+        action = Action(row.action)
+        text = self._vault.text(practice, key, row.codec, bytes(row.body)) if row.body is not None else None
+        return StoredVersion(*key, row.version, action is Action.DELETED, row.recorded_at, action, text)

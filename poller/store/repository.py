@@ -25,7 +25,8 @@ from poller.store.forget import forgotten_among
 from poller.store.known import PatientSource, note_patients
 from poller.store.named import Named
 from poller.store.named import note as note_attachments
-from poller.store.rules import RuleBook, note_hidden, under_the_same
+from poller.store.rules import Bodies, RuleBook, note_hidden, under_the_same
+from poller.store.vault import PLAIN, Seal, Vault
 from poller.store.visits import note_visits
 
 Key = tuple[str, str]
@@ -130,9 +131,10 @@ def origin_in(context: PassContext, resource_type: str) -> Origin:
 class Repository:
     """Records what was read. Safe to use from several threads."""
 
-    def __init__(self, engine: Engine, digest_key: bytes) -> None:
+    def __init__(self, engine: Engine, digest_key: bytes, vault: Vault = PLAIN) -> None:
         self._engine = engine
         self._digest_key = digest_key
+        self._vault = vault
         self._book = RuleBook(engine)
 
     def record(
@@ -150,7 +152,7 @@ class Repository:
                 return Recorded()
             hold_lease(connection, context.lease)
             if hiding:
-                note_hidden(connection, context.lease.practice, hiding, now)
+                note_hidden(connection, context.lease.practice, self._vault, hiding, now)
             if not_wanted := _of_forgotten(connection, context.lease.practice, differing):
                 latest = {key: version for key, version in latest.items() if key not in not_wanted}
                 differing = {key: version for key, version in differing.items() if key not in not_wanted}
@@ -239,7 +241,8 @@ class Repository:
         floor = connection.execute(
             text("SELECT version_floor FROM poller.practice_log WHERE practice = :practice"), practice
         ).scalar_one()
-        stored = self._lock(connection, context, differing)
+        seal = self._vault.sealing(connection, context.lease.practice)
+        stored = self._lock(connection, context, differing, seal)
         if doubted := _doubted(context, stored, differing):
             return Recorded(outdated=frozenset(differing), doubted=doubted), []
         outdated: set[Key] = set()
@@ -256,15 +259,15 @@ class Repository:
                 (first if known is None else later).append((version, decision))
         common, numbers = practice | {"now": now}, self._book.numbers(())
         if first:
-            binds = common | columns.snapshots(first, numbers)
+            binds = common | columns.snapshots(first, numbers, seal)
             inserted = {tuple(row) for row in connection.execute(sql("insert_snapshots"), binds)}
             if raced := {version.key for version, _ in first} - inserted:
                 outdated |= raced
                 first = [change for change in first if change[0].key in inserted]
-                binds = common | columns.snapshots(first, numbers)
+                binds = common | columns.snapshots(first, numbers, seal)
             connection.execute(sql("insert_history"), binds)
         if later:
-            binds = common | columns.snapshots(later, numbers)
+            binds = common | columns.snapshots(later, numbers, seal)
             connection.execute(sql("update_snapshots"), binds)
             connection.execute(sql("insert_history"), binds)
         changes = first + later
@@ -287,12 +290,13 @@ class Repository:
         return Recorded(tuple((v.key, d) for v, d in changes), frozenset(outdated), visits=noted), writes
 
     def _lock(
-        self, connection: Connection, context: PassContext, differing: Mapping[Key, Version]
+        self, connection: Connection, context: PassContext, differing: Mapping[Key, Version], seal: Seal
     ) -> dict[Key, Stored]:
         practice = context.lease.practice
         rows = connection.execute(sql("lock_snapshots"), {"practice": practice} | columns.keys(sorted(differing)))
         stored = {(row.resource_type, row.id): stored_of(row) for row in rows}
-        return under_the_same(connection, practice, self._book, self._digest_key, stored, differing)
+        bodies = Bodies(connection, practice, self._vault, seal)
+        return under_the_same(bodies, self._book, self._digest_key, stored, differing)
 
     def _note_patients(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import Connection, Engine
@@ -15,6 +15,7 @@ from poller.core.model import Rules, Stored, Version
 from poller.core.noise import hidden
 from poller.store import columns
 from poller.store.engine import sql
+from poller.store.vault import Seal, Vault
 
 Key = tuple[str, str]
 
@@ -49,9 +50,18 @@ class RuleBook:
         self._numbers = found
 
 
+@dataclass(frozen=True, slots=True)
+class Bodies:
+    """The bodies of a practice's snapshot, within one transaction."""
+
+    connection: Connection
+    practice: str
+    vault: Vault
+    seal: Seal
+
+
 def under_the_same(
-    connection: Connection,
-    practice: str,
+    bodies: Bodies,
     book: RuleBook,
     key: bytes,
     stored: Mapping[Key, Stored],
@@ -66,6 +76,7 @@ def under_the_same(
     other = {k: row for k, row in stored.items() if row.rules_version != numbers[seen[k].rules] and not row.deleted}
     if not other:
         return dict(stored)
+    connection, practice = bodies.connection, bodies.practice
     whose = {"practice": practice} | columns.keys(list(other))
     again: dict[Key, tuple[Stored, bytes | None, int | None, bytes | None]] = {}
     for row in connection.execute(sql("stored_bodies"), whose):
@@ -74,9 +85,9 @@ def under_the_same(
         number, before = numbers[version.rules], book.rules(connection, known.rules_version)
         if before is not None and _was_the_same(version, known, before, key):
             under = replace(known, digest=version.digest, elements=version.detail.elements, rules_version=number)
-            again[k] = under, version.unfiltered, version.detail.codec, version.detail.body
+            again[k] = under, version.unfiltered, *bodies.seal(k, version.detail.codec, version.detail.body)
         else:
-            body, noise = canonical.decode_body(row.codec, bytes(row.body)), version.rules.noise
+            body, noise = bodies.vault.resource(practice, k, row.codec, bytes(row.body)), version.rules.noise
             digest, elements = canonical.digest(body, key, noise), canonical.element_digests(body, key, noise)
             under = replace(known, digest=digest, elements=elements, rules_version=number)
             again[k] = under, canonical.digest(body, key) if noise else None, None, None
@@ -104,7 +115,9 @@ def _was_the_same(version: Version, known: Stored, before: Rules, key: bytes) ->
     )
 
 
-def note_hidden(connection: Connection, practice: str, versions: Sequence[Version], now: dt.datetime) -> None:
+def note_hidden(
+    connection: Connection, practice: str, vault: Vault, versions: Sequence[Version], now: dt.datetime
+) -> None:
     """Note at which paths versions differ from what is stored that are the same under the rules: ``poller history`` tells."""
     seen = {version.key: version for version in versions}
     rows = connection.execute(sql("stored_bodies"), {"practice": practice} | columns.keys(list(seen))).all()
@@ -112,8 +125,9 @@ def note_hidden(connection: Connection, practice: str, versions: Sequence[Versio
         return
     found: dict[str, list[Any]] = {"types": [], "ids": [], "versions": [], "paths": [], "unfiltered": []}
     for row in rows:
-        version = seen[row.resource_type, row.id]
-        body = canonical.decode_body(row.codec, bytes(row.body))
+        k = row.resource_type, row.id
+        version = seen[k]
+        body = vault.resource(practice, k, row.codec, bytes(row.body))
         found["types"].append(row.resource_type)
         found["ids"].append(row.id)
         found["versions"].append(row.version)

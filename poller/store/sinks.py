@@ -13,14 +13,13 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from poller.core import jsontext
-from poller.core.canonical import body_text
 from poller.core.envelope import event_id, wire_sequence
 from poller.core.model import Action, Event, Origin
 from poller.core.sink import Sink, Step
 from poller.errors import Code, NotFound, StoreError
 from poller.store.engine import reading, sql
 from poller.store.log import EventLog, Place, Position, Selection
+from poller.store.vault import Vault
 
 _LISTED = 10_000
 """Parked events that are shown at once."""
@@ -187,7 +186,7 @@ class SinkLog(EventLog):
         """The event of a parked row, as it was or would have been sent."""
         if row.ordinal:
             found = self._snapshot(practice, (row.epoch, row.sequence), ("", ""), 1, (row.resource_type, row.id))
-            events = [_shown(practice, row, one, row.ordinal) for one in found]
+            events = [_shown(practice, row, one, row.ordinal, self._vault) for one in found]
         else:
             events = self.after(practice, row.epoch, row.sequence - 1, 1, bodies=sink.reads_bodies, of_deleted=True)
         if not events or (events[0].epoch, events[0].sequence) != (row.epoch, row.sequence):
@@ -241,7 +240,9 @@ class SinkLog(EventLog):
         """
         after = (position.snapshot_type or "", position.snapshot_id or "")
         rows = self._snapshot(practice, (position.epoch, position.sequence), after, limit)
-        return [_shown(practice, position, row, position.ordinal + n) for n, row in enumerate(rows, start=1)]
+        return [
+            _shown(practice, position, row, position.ordinal + n, self._vault) for n, row in enumerate(rows, start=1)
+        ]
 
     def _snapshot(
         self,
@@ -385,7 +386,7 @@ def _wire(event: Event) -> str:
     return wire_sequence(event.epoch, event.sequence, event.ordinal)
 
 
-def _shown(practice: str, at: Any, row: Any, ordinal: int) -> Event:
+def _shown(practice: str, at: Any, row: Any, ordinal: int, vault: Vault) -> Event:
     """A resource of a snapshot as an event. Its id is that of a change that created the resource so, in this version."""
     return Event(
         practice=practice,
@@ -404,6 +405,6 @@ def _shown(practice: str, at: Any, row: Any, ordinal: int) -> Event:
         detected_at=row.changed_at,
         previous_read=None,
         last_modified=row.last_modified,
-        body=jsontext.Written(body_text(row.codec, bytes(row.body))),
+        body=vault.written(practice, (row.resource_type, row.id), row.codec, bytes(row.body)),
         ordinal=ordinal,
     )

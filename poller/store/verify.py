@@ -20,6 +20,7 @@ from poller.core.model import Rules
 from poller.errors import Code, StoreError
 from poller.store import columns
 from poller.store.engine import key_check, reading, sql
+from poller.store.vault import PLAIN, Vault
 
 Key = tuple[str, str]
 
@@ -34,8 +35,9 @@ _NO_RIGHT = "42501"
 class Verification:
     """One comparison under way. Not to be used from several threads: it is one session."""
 
-    def __init__(self, connection: Connection, practice: str) -> None:
+    def __init__(self, connection: Connection, practice: str, vault: Vault) -> None:
         self._connection = connection
+        self._vault = vault
         self._practice = practice
         self._rules: Mapping[int, Rules] = MappingProxyType(
             {row.version: Rules(row.form, tuple(row.noise)) for row in connection.execute(sql("load_rules"))}
@@ -53,7 +55,9 @@ class Verification:
                 bytes(row.digest),
                 self._rules.get(row.rules_version),
                 row.deleted,
-                canonical.decode_body(row.codec, bytes(row.body)) if row.body is not None else None,
+                self._vault.resource(self._practice, (row.resource_type, row.id), row.codec, bytes(row.body))
+                if row.body is not None
+                else None,
             )
             for row in self._connection.execute(sql("verify_stored"), binds)
         }
@@ -88,8 +92,9 @@ class Verification:
 class VerifyStore:
     """Where outside dumps are compared with. A role that may only read will do, and may make temporary tables."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, vault: Vault = PLAIN) -> None:
         self._engine = engine
+        self._vault = vault
 
     @contextlib.contextmanager
     def begin(self, practice: str, key: bytes) -> Iterator[Verification]:
@@ -111,6 +116,6 @@ class VerifyStore:
                     Code.STORE_GRANTS,
                 ) from None
             try:
-                yield Verification(connection, practice)
+                yield Verification(connection, practice, self._vault)
             finally:
                 connection.invalidate()  # its temporary table goes with the session, also where the store has failed

@@ -31,6 +31,7 @@ from poller.core.failures import Failures
 from poller.store.audit import append
 from poller.store.reading import Missing, ReadingStore, StoredVersion
 from poller.store.tokens import Token, digest_of, token_of
+from poller.store.vault import PLAIN, Vault
 
 log = structlog.get_logger(__name__)
 
@@ -67,9 +68,11 @@ class _Refused(Exception):  # noqa: N818 - what it says
 class ReadingApi:
     """The application's parts. ``engine`` acts as ``poller_api``; ``sources``: base URL by practice."""
 
-    def __init__(self, engine: Engine, sources: Mapping[str, str], failures: Failures | None = None) -> None:
+    def __init__(
+        self, engine: Engine, sources: Mapping[str, str], failures: Failures | None = None, vault: Vault = PLAIN
+    ) -> None:
         self._engine = engine
-        self._store = ReadingStore(engine)
+        self._store = ReadingStore(engine, vault)
         self._sources = sources
         self._failures = failures or Failures()
         self._lock = threading.Lock()

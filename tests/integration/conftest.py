@@ -11,15 +11,18 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sqlalchemy import Engine, event, text
 
 from poller.core import canonical
+from poller.core.canonical import CODEC_SEALED, CODEC_ZLIB
 from poller.core.model import Coverage, Kind, Origin, Sighting, Target, Version
 from poller.store.deletes import Absence, Breaker, DeleteStore, Settled
 from poller.store.engine import ENGINE, open_engine, prove_digest_key
 from poller.store.log import EventLog
 from poller.store.repository import Lease, PassContext, PassEnd, Recorded, Repository
 from poller.store.state import LeaseKeeper, StateStore
+from poller.store.vault import PLAIN, Master, Masters
 
 T0 = dt.datetime(2026, 11, 22, 12, tzinfo=dt.UTC)
 KEY = b"k" * 32
@@ -199,6 +202,31 @@ def engine(database_url: str) -> Iterator[Engine]:
     prove_digest_key(made, KEY)
     yield made
     made.dispose()
+
+
+@pytest.fixture
+def masters() -> Masters:
+    """One master key."""
+    return Masters([Master("k1", AESGCM(b"m" * 32))])
+
+
+@pytest.fixture(params=["plain", "sealed"])
+def bodies(
+    request: pytest.FixtureRequest, database_url: str, masters: Masters, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[str]:
+    """Has whatever a test makes of the store without a word on encryption store bodies as they are, and then sealed."""
+    keys = open_engine(database_url, ENGINE, pool_size=1)
+    if request.param == "sealed":
+        monkeypatch.setattr(PLAIN, "_engine", keys)
+        monkeypatch.setattr(PLAIN, "_masters", masters)
+        monkeypatch.setattr(PLAIN, "_known", {})
+    yield request.param
+    with keys.connect() as connection:
+        codecs = set(
+            connection.execute(text("SELECT DISTINCT codec FROM poller.snapshot WHERE body IS NOT NULL")).scalars()
+        )
+    keys.dispose()
+    assert codecs <= {CODEC_SEALED if request.param == "sealed" else CODEC_ZLIB}
 
 
 @pytest.fixture

@@ -22,6 +22,8 @@ from poller.store.reading import Missing, ReadingStore, StoredVersion
 if TYPE_CHECKING:
     from tests.integration.conftest import Practice
 
+pytestmark = pytest.mark.usefixtures("bodies")
+
 JUST = dt.timedelta(microseconds=1)
 State = dict[str, bytes]
 

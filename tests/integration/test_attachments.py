@@ -45,6 +45,8 @@ from poller.store.named import Named, note
 from poller.store.repository import PassEnd
 from tests.integration.conftest import KEY, UNLIMITED, Practice
 
+pytestmark = pytest.mark.usefixtures("bodies")
+
 SICK = Unclear(Failure(FailureKind.SERVER, 500))
 FORBIDDEN = Unclear(Failure(FailureKind.REFUSED, 403))
 LIMIT = 1000

@@ -29,6 +29,7 @@ SIX_YEARS = dt.timedelta(days=2192)
 HELD = Breaker(0.0, 0, dt.timedelta(hours=1))
 CONFIG = """
 data_dir: {data}
+encryption: {{keys: [{{name: k1, env: MASTER}}]}}
 store: {{url: "{url}"}}
 broker: {{url: "amqp://guest@127.0.0.1:5672//", password: {{env: GUEST}}}}
 sinks: {{changes: {{exchange: audit.test, queues: [audit.test]}}}}
@@ -49,6 +50,7 @@ def run(
 ) -> Callable[..., Result]:
     """Runs a command on a store in which p1 has four resources, one of which is gone and held."""
     monkeypatch.setenv("GUEST", "guest")
+    monkeypatch.setenv("MASTER", "6d" * 32)
     practice.whole(*[practice.observation(f"o{n}") for n in range(4)])
     practice.delete("o3", breaker=HELD)
     parts = conninfo_to_dict(database_url)
@@ -93,6 +95,9 @@ COMMANDS: dict[str, tuple[str, tuple[Any, ...]]] = {
     "epoch start": ("epoch start p1 --reason restored", ("p1", ME, {}, "restored")),
     "reconcile": ("reconcile p1 Observation --wait 1s", ("p1", ME, {"feed": "Observation"}, "poller reconcile")),
     "verify": ("verify p1 --against - --list", ("p1", ME, {"listed": True}, "poller verify")),
+    "keys rotate": ("keys rotate p1 --reason yearly", ("p1", ME, {}, "yearly")),
+    "keys rewrap": ("keys rewrap", ("*", ME, {"master": "k1"}, "")),
+    "keys encrypt": ("keys encrypt p1", ("p1", ME, {}, "")),
     "audit": ("audit p1 --action why", ("p1", ME, {"action": "why", "limit": 100}, "")),
 }  # fmt: skip
 
@@ -123,7 +128,18 @@ def test_what_cannot_be_noted_is_neither_shown_nor_done(
 
 def state(admin: psycopg.Connection) -> list[Any]:
     """All that a command might do."""
-    tables = ("control", "operator_pause", "token", "absence", "parking", "parked", "practice_log", "replay", "audit")
+    tables = (
+        "control",
+        "operator_pause",
+        "token",
+        "absence",
+        "parking",
+        "parked",
+        "practice_log",
+        "replay",
+        "audit",
+        "practice_key",
+    )
     return [admin.execute(f"SELECT * FROM poller.{table}").fetchall() for table in tables]  # noqa: S608
 
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from tests.integration.conftest import Practice
 
+pytestmark = pytest.mark.usefixtures("bodies")
+
 BASE = "https://ehr.example/p1"
 GET = Any
 """Asks for a path, with a token."""

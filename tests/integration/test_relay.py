@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import psycopg
+import pytest
 import structlog
 
 from poller.core.model import Origin
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from tests.relaying import History
 
 pytest_plugins = ["tests.relay_bench"]
+
+pytestmark = pytest.mark.usefixtures("bodies")
 
 
 def test_the_log_arrives_in_order_and_as_a_chain(bench: Bench, history: History) -> None:

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["tests.broker_bench"]
 
+pytestmark = pytest.mark.usefixtures("bodies")
+
 BASE = "https://ehr.example/p1"
 
 

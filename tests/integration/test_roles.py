@@ -17,7 +17,7 @@ CONTENT = ("snapshot", "history", "hidden", "event", "member", "patient", "patie
 EVIDENCE = ("probe", "pause", "enumeration")
 JOBS = ("export", "attachment")
 STEERING = ("configuration", "control", "control_answer", "engine", "operator_pause", "heartbeat")
-READING = ("token", "audit", "replay", "hold")
+READING = ("token", "audit", "replay", "hold", "practice_key")
 TABLES = (
     *CONTENT, *EVIDENCE, *JOBS, *READING, *STEERING,
     *("target", "absence", "feed", "sink", "cursor", "parked", "parking", "lease", "budget", "practice_log"),
@@ -57,7 +57,7 @@ WRITES: dict[str, dict[str, set[str]]] = {
             "replay",
             "hold",
         }
-        - {"configuration", "control"},
+        - {"configuration", "control", "practice_key"},
         "DELETE": {"member", "absence", "probe", "pause", "attachment", "visit", "engine", "operator_pause"},
     },
     RELAY: {
@@ -72,6 +72,7 @@ WRITES: dict[str, dict[str, set[str]]] = {
 READS = {
     ENGINE: set(TABLES) - {"audit", "replay", "hold"},
     RELAY: {
+        "practice_key",
         "practice_log",
         "history",
         "expired",
@@ -98,7 +99,7 @@ READS = {
         "operator_pause",
         *EVIDENCE,
     },
-    API: {"practice_log", "snapshot", "history", "token"},
+    API: {"practice_log", "snapshot", "history", "token", "practice_key"},
 }
 
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["tests.relay_bench"]
 
+pytestmark = pytest.mark.usefixtures("bodies")
+
 
 def sent(bench: Bench, history: History, sink: Sink, count: int) -> list[str]:
     """What a sink sends until it stands at the heads of both practices, as practice, id and version."""

@@ -90,6 +90,7 @@ SELECT 'n' || n % 5, sha256(n::text::bytea), repeat('x', 4000), 'a', '' FROM gen
 INSERT INTO poller.audit (practice, at, actor, action, scope, reason)
 SELECT 'p' || n % 7, timestamptz '2026-10-05 00:00Z' + n * interval '3 minutes', 'me', 'why', '{"resource": "Observation/o1"}', ''
 FROM generate_series(1, 20000) AS n;
+INSERT INTO poller.practice_key SELECT 'p' || n % 300, 1 + n / 300, 'w', 'k1' FROM generate_series(1, 900) AS n;
 INSERT INTO poller.cursor SELECT 's' || n, 'p1', 1, 10, NULL, now() FROM generate_series(1, 3) AS n;
 UPDATE poller.sink SET start = 'snapshot' WHERE sink <> 's1';
 INSERT INTO poller.parked
@@ -251,10 +252,19 @@ OF_TIME = PRACTICE | {
     "limit": 500,
     "bytes": 2**23,
 }
+SEALED = PRACTICE | {"after_type": "Observation", "after_id": "o15000", "sealed": 2, "limit": 500}
 AUDITED = dict.fromkeys(("since", "until", "action", "actor")) | {"limit": 100}
 CASES: dict[str, tuple[dict[str, Any], int]] = {
     # statement, or "statement: case" → binds, and how many pages it may touch
     "add_rules": ({"form": 1, "noise": ["meta.tag"]}, 200),
+    "add_key": (SEALED | {"key_id": 9, "master": "k1", "wrapped": b"w" * 60}, 20),
+    "newest_key": (SEALED, 10),
+    "practice_keys": ({"practices": ["p1"]}, 20),
+    "rewrap_key": (SEALED | {"key_id": 2, "former": b"w", "master": "k2", "wrapped": b"w" * 60}, 20),
+    "seal_history": (versions(50) | PRACTICE | {"times": [NOW] * len(rows(50)["ids"])}, 1000),
+    "seal_snapshots": (versions(50) | PRACTICE, 3000),
+    "unsealed_history": (SEALED | {"after_version": 0}, 1500),
+    "unsealed_snapshots": (SEALED, 2500),
     "advance_cursor": (
         SINK
         | {"from_epoch": 1, "from_sequence": 10, "from_ordinal": 0, "from_routed": None, "epoch": 1, "sequence": 20, "ordinal": 0}

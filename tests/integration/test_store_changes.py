@@ -14,6 +14,8 @@ from poller.store.repository import Repository
 if TYPE_CHECKING:
     from tests.integration.conftest import Practice
 
+pytestmark = pytest.mark.usefixtures("bodies")
+
 DECIMAL = b'{"resourceType":"Observation","id":"o1","status":"final","valueQuantity":{"value":%s,"unit":"mmol/L"}}'
 
 

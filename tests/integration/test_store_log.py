@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from tests.integration.conftest import Practice
 
+pytestmark = pytest.mark.usefixtures("bodies")
+
 
 @pytest.fixture
 def relay(database_url: str) -> Iterator[SinkLog]:

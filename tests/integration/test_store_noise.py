@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
     from poller.store.repository import Recorded
     from tests.integration.conftest import Practice
+
+pytestmark = pytest.mark.usefixtures("bodies")
 
 RUNS = itertools.count(1)
 NOISE = {"Observation": ("device", "meta.tag")}

@@ -25,6 +25,8 @@ from poller.store.engine import prove_digest_key
 from poller.store.verify import VerifyStore
 from tests.incidents import CODE, Scene
 
+pytestmark = pytest.mark.usefixtures("bodies")
+
 BAD_FILE = 2
 KEY = b"k" * 32
 

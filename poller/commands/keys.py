@@ -1,0 +1,102 @@
+"""Commands on keys: of the client, and those that stored bodies are encrypted with."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from poller import display, keys
+from poller.app import Installation
+from poller.commands.audited import note
+from poller.commands.options import DEFAULT_CONFIG, ConfigOption, Practice, Reason, load
+from poller.core.audit import WHOLE, Action
+
+app = typer.Typer(help="Keys of the client, and those that stored bodies are encrypted with.", no_args_is_help=True)
+
+
+@app.command()
+def new(
+    out: Annotated[Path, typer.Option(help="Where the private key goes (PEM, readable by its owner only).")],
+    kid: Annotated[str | None, typer.Option(help="Key id; without, the RFC 7638 thumbprint.")] = None,
+    force: Annotated[bool, typer.Option(help="Overwrite a key that is there.")] = False,
+) -> None:
+    """Make the client's private key and, beside it, the JWKS to publish where the vendor can fetch it."""
+    out.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    pair = keys.new_key(out, kid, force=force)
+    typer.echo(f"private key: {pair.private_path}")
+    typer.echo(f"public JWKS: {pair.jwks_path} (publish this one)")
+    typer.echo(f"kid: {pair.kid}")
+
+
+@app.command("list")
+def list_(
+    config: ConfigOption = DEFAULT_CONFIG,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Show which keys practices have, and which master key wraps each; never a key.
+
+    Example: poller keys list --json
+    """
+    with Installation(load(config)) as installation:
+        found = installation.keys.listed()
+    if as_json:
+        for one in found:
+            made = one.made_at.astimezone(dt.UTC).isoformat(timespec="milliseconds")
+            said = {"practice": one.practice, "key": one.number, "current": one.is_current}
+            typer.echo(json.dumps(said | {"master": one.master, "made_at": made}))
+        return
+    table = Table("practice", "key", "seals", "master key", "made")
+    for one in found:
+        seals = "what is written now" if one.is_current else "what was written before"
+        table.add_row(one.practice, str(one.number), seals, one.master, f"{one.made_at:%Y-%m-%d %H:%M}")
+    display.console().print(table if found else "no practice has a key: nothing is encrypted")
+
+
+@app.command()
+def rotate(practice: Practice, reason: Reason = "", config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Give a practice a new key for what it writes from now on; what is stored keeps the key that it has.
+
+    Who runs takes it up by itself. Exits 2 without a master key, 6 for an unknown practice. Example: poller keys rotate FAMLYMED
+    """
+    with Installation(load(config)) as installation:
+        code = installation.practice(practice).code
+        installation.masters.require()
+        note(installation, Action.KEYS_ROTATE, code, reason)
+        number = installation.keys.rotate(code)
+    typer.echo(f"practice {code}: key {number} seals what is written from now on")
+
+
+@app.command()
+def rewrap(reason: Reason = "", config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Wrap every practice's keys by the first of encryption.keys; after that the others may go.
+
+    Exits 2 without a master key, 4 if one is missing that has wrapped a key. Example: poller keys rewrap
+    """
+    with Installation(load(config)) as installation:
+        installation.masters.require()
+        note(installation, Action.KEYS_REWRAP, WHOLE, reason, master=installation.masters.current)
+        count = installation.keys.rewrap()
+        current = installation.masters.current
+    typer.echo(f"{count} keys wrapped anew; {current} wraps them all")
+
+
+@app.command()
+def encrypt(practice: Practice, reason: Reason = "", config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Encrypt what was stored before encryption was turned on, batch by batch; stopped and begun again, it goes on.
+
+    Needs the login that migrates the database. Exits 2 without a master key, 4 without that right, 6 for an unknown practice.
+    Example: poller keys encrypt FAMLYMED
+    """
+    with Installation(load(config)) as installation:
+        code = installation.practice(practice).code
+        installation.masters.require()
+        note(installation, Action.KEYS_ENCRYPT, code, reason)
+        count = 0
+        for sealed in installation.sealing(code).run():
+            count += sealed
+    typer.echo(f"practice {code}: {count} bodies encrypted; VACUUM FULL removes what stood in their place")
