@@ -1,9 +1,12 @@
 """How fast the store finds and records what has changed, against a raw COPY of the same bytes in the same run.
 
-``python tests/benchmarks/diff.py [--count 100000] [--rows 5000000] [--peer dlt] [--json] [SERVER]``. Rounds: a first load, the same read
-again, 1 % changed, all changed; then the same on a database that holds ``--rows`` resources of the practice already (0 leaves that out).
-A resource's seconds are those from the parsed resource to the commit: reduced, compared, locked, decided, written. What parsing takes is
-told beside it. The COPY is the best of three, of text that was escaped beforehand, into a table without an index.
+``python tests/benchmarks/diff.py [--count 100000] [--rows 5000000] [--peer dlt] [--encrypt] [--json] [SERVER]``. Rounds: a first load,
+the same read again, 1 % changed, all changed; then the same on a database that holds ``--rows`` resources of the practice already (0
+leaves that out). A resource's seconds are those from the parsed resource to the commit: reduced, compared, locked, decided, written. What
+parsing takes is told beside it. The COPY is the best of three, of text that was escaped beforehand, into a table without an index.
+
+``--encrypt`` does nothing else but the rounds plain and encrypted, each in a database of its own, batch by batch in turn (what slows the
+machine for a while slows both), and tells how many times longer the encrypted ones take.
 
 Exit code 1 if a gate of :data:`GATES` is missed, or if a round finds another number of changes than there are. SERVER's login must be
 allowed to create a database; its default is the local server.
@@ -13,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
+import itertools
 import json
 import platform
 import sys
@@ -26,6 +30,7 @@ from typing import Any
 
 import psutil
 import psycopg
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from psycopg.conninfo import make_conninfo
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # as a script, this file has only its own directory to import from
@@ -36,6 +41,7 @@ from poller.core.model import Coverage, Kind, Origin, Sighting, Target
 from poller.store.engine import ENGINE, migrate, open_engine
 from poller.store.repository import PassContext, PassEnd, Repository
 from poller.store.state import LeaseKeeper, StateStore
+from poller.store.vault import PLAIN, Master, Masters, Vault
 from tests.benchmarks import diff_dlt
 from tests.benchmarks.records import BATCH, body, changed
 
@@ -45,8 +51,8 @@ TARGET = Target("p1", "Observation", Kind.SWEEP)
 LOCAL = "postgresql://postgres@127.0.0.1:5432/postgres"
 ROUNDS = {"first load": (0, 1), "unchanged": (0, 1), "1 % changed": (100, 100), "all changed": (1, 1)}
 """Round → each how manyeth resource has changed by then (0: none), and of how many one is an event; unchanged has none."""
-GATES = {"unchanged": 5.0, "all changed": 12.0, "slower among many": 1.2}
-"""Times of the raw COPY that a round may take at most; and of the same round in an empty database."""
+GATES = {"unchanged": 5.0, "all changed": 12.0, "slower among many": 1.2, "slower encrypted": 1.15}
+"""Times of the raw COPY that a round may take at most; of the same round in an empty database; of all rounds plain."""
 _MB = 1024 * 1024
 
 
@@ -128,6 +134,7 @@ class Bench:
 
     url: str
     count: int
+    encrypt: bool = False
     taken: dict[str, Round] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -140,13 +147,16 @@ class Bench:
         state.register_targets(self.lease, "Observation", [TARGET], START)
         with self.engine.begin() as connection:
             connection.exec_driver_sql("SELECT poller.ensure_partitions('2026-11-22')")
-        self.repository = Repository(self.engine, KEY)
+        self.keys = open_engine(self.url, ENGINE, pool_size=1)
+        vault = Vault(self.keys, Masters([Master("bench", AESGCM(KEY))])) if self.encrypt else PLAIN
+        self.repository = Repository(self.engine, KEY, vault)
         self.process = psutil.Process()
 
     def close(self) -> None:
         """Give the lease and the connections back."""
         self.keeper.close()
         self.engine.dispose()
+        self.keys.dispose()
 
     def server_cpu(self) -> float:
         """Seconds that the backends of this database have taken, where they are this machine's."""
@@ -156,6 +166,12 @@ class Bench:
 
     def run(self, name: str, every: int, second: int) -> Round:
         """Read all resources once; each ``every``-th has changed."""
+        for _ in self.batches(name, every, second):
+            pass
+        return self.taken[name]
+
+    def batches(self, name: str, every: int, second: int) -> Iterator[None]:
+        """The same; goes on to the next batch when it is asked for it."""
         taken = Round(peak=self.process.memory_info().rss)
         context = PassContext(self.lease, TARGET, Origin.LIVE)
         began = START + dt.timedelta(seconds=second)
@@ -178,18 +194,22 @@ class Bench:
             taken.resources += len(numbers)
             taken.events += len(recorded.changes)
             taken.peak = max(taken.peak, self.process.memory_info().rss)
+            yield
         taken.server_cpu = self.server_cpu() - server
         self.taken[name] = taken
-        return taken
 
     def run_all(self) -> None:
         """All rounds. Raises AssertionError if one finds other changes than there are."""
+        for second, (name, (every, _)) in enumerate(ROUNDS.items(), start=1):
+            self.run(name, every, second * 60)
+            self.check(name)
+
+    def check(self, name: str) -> None:
+        """Raises AssertionError if a round has found other changes than there are."""
         expected = {"first load": self.count, "unchanged": 0, "1 % changed": -(-self.count // 100)}
         expected["all changed"] = self.count - expected["1 % changed"]
-        for second, (name, (every, _)) in enumerate(ROUNDS.items(), start=1):
-            found = self.run(name, every, second * 60).events
-            if found != expected[name]:
-                raise AssertionError(f"{name}: {found} events instead of {expected[name]}")
+        if (found := self.taken[name].events) != expected[name]:
+            raise AssertionError(f"{name}: {found} events instead of {expected[name]}")
 
 
 def _cpu(pid: int) -> float:
@@ -263,6 +283,39 @@ def measure(server: str, count: int, rows: int, peer: str | None) -> dict[str, A
     return report | {"misses": misses(report)}
 
 
+def measure_encryption(server: str, count: int) -> dict[str, Any]:
+    """How much longer all rounds take where bodies are encrypted."""
+    with database(server) as plain_url, database(server) as sealed_url:
+        plain, sealed = Bench(plain_url, count), Bench(sealed_url, count, encrypt=True)
+        for second, (name, (every, _)) in enumerate(ROUNDS.items(), start=1):
+            both = [bench.batches(name, every, second * 60) for bench in (plain, sealed)]
+            for turn in itertools.count():
+                order = both if turn % 2 == 0 else both[::-1]  # whoever comes second finds warmer caches
+                if [next(batches, name) for batches in order] == [name, name]:
+                    break
+            plain.check(name)
+            sealed.check(name)
+        plain.close()
+        sealed.close()
+    times = {
+        name: [round(bench.taken[name].seconds, 3) for bench in (plain, sealed)]
+        + [round(sealed.taken[name].seconds / plain.taken[name].seconds, 3)]
+        for name in ROUNDS
+    }
+    in_all = [sum(one.seconds for one in bench.taken.values()) for bench in (plain, sealed)]
+    ratio = round(in_all[1] / in_all[0], 3)
+    times["in all"] = [round(in_all[0], 3), round(in_all[1], 3), ratio]
+    gate = GATES["slower encrypted"]
+    return {
+        "resources": count,
+        "encrypted": {
+            name: {"seconds plain": plain_took, "seconds encrypted": sealed_took, "ratio": each}
+            for name, (plain_took, sealed_took, each) in times.items()
+        },
+        "misses": [f"encrypted: {ratio} times slower, {gate} allowed"] if ratio > gate else [],
+    }
+
+
 def main() -> None:
     """Measure, print, and exit 1 on a gate that is missed."""
     arguments = argparse.ArgumentParser(description=__doc__)
@@ -270,16 +323,22 @@ def main() -> None:
     arguments.add_argument("--count", type=int, default=100_000)
     arguments.add_argument("--rows", type=int, default=5_000_000)
     arguments.add_argument("--peer", choices=["dlt"])
+    arguments.add_argument("--encrypt", action="store_true")
     arguments.add_argument("--json", action="store_true")
     given = arguments.parse_args()
     collect_seldom()
-    report = measure(given.server, given.count, given.rows, given.peer)
+    report = (
+        measure_encryption(given.server, given.count)
+        if given.encrypt
+        else measure(given.server, given.count, given.rows, given.peer)
+    )
     if given.json:
         json.dump(report, sys.stdout, indent=2)
         sys.stdout.write("\n")
     else:
-        sys.stdout.write(f"raw COPY: {report['raw COPY']['resources a second']} a second\n")
-        for where in ("rounds", "among many", "dlt scd2"):
+        if "raw COPY" in report:
+            sys.stdout.write(f"raw COPY: {report['raw COPY']['resources a second']} a second\n")
+        for where in ("rounds", "among many", "dlt scd2", "encrypted"):
             for name, taken in report.get(where, {}).items():
                 figures = "  ".join(f"{key} {value}" for key, value in taken.items())
                 sys.stdout.write(f"{where:10} {name:12} {figures}\n")

@@ -17,6 +17,12 @@ def test_it_measures_every_round_in_an_empty_database_and_among_many(postgres_se
     assert report["raw COPY"]["resources a second"] > 0
 
 
+def test_it_measures_what_encryption_costs(postgres_server: str) -> None:
+    report = diff.measure_encryption(postgres_server, count=1500)
+    assert set(report["encrypted"]) == {*diff.ROUNDS, "in all"}
+    assert all(taken["ratio"] > 0 for taken in report["encrypted"].values())
+
+
 def test_a_gate_that_is_missed_is_told() -> None:
     taken = {"of raw COPY": 1.0, "seconds": 1.0}
     good: dict[str, Any] = {"rows": 9, "rounds": {}, "among many": {}}
