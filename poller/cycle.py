@@ -58,6 +58,7 @@ from poller.store.repository import (
 )
 from poller.store.state import StateStore
 from poller.targets import Targets
+from poller.withheld import without_withheld
 
 log = structlog.get_logger(__name__)
 
@@ -299,9 +300,10 @@ class Cycle:
 
     async def _commit(self, context: PassContext, batch: Batch, progress: _Progress, end: PassEnd | None) -> None:
         def work() -> Recorded:
-            versions.extend(
-                reduce(sighting, self._digest_key, self._rules, self._config.noise) for sighting in batch.sightings
-            )
+            config, now = self._config, self._clock.now()
+            kept = without_withheld(config, self._repository, context, batch.sightings, now)
+            noise, drop = config.noise, config.drop
+            versions.extend(reduce(one, self._digest_key, self._rules, noise, drop=drop) for one in kept)
             return self._repository.record(context, versions, self._clock.now(), end)
 
         versions: list[Version] = []

@@ -26,6 +26,7 @@ from poller.core.model import Batch, Coverage, Failure, Kind, Origin, Target, Ve
 from poller.core.pages import Problem
 from poller.store.exports import ExportStore
 from poller.store.repository import Key, Lease, PassContext, PassEnd, Recorded, Repository
+from poller.withheld import without_withheld
 
 _ORIGINS = {Use.FIRST_LOAD: Origin.BASELINE, Use.COLD: Origin.LIVE, Use.RECONCILE: Origin.RECONCILE}
 
@@ -154,12 +155,15 @@ class Intake:
     async def _commit(self, context: PassContext, batch: Batch, reading: FileReading, tally: Tally) -> Recorded:
         def work() -> tuple[Recorded, int]:
             versions: list[Version] = []
-            for sighting in batch.sightings:
+            config, now = self._config, self._clock.now()
+            kept = without_withheld(config, self._repository, context, batch.sightings, now)
+            noise, drop = config.noise, config.drop
+            for sighting in kept:
                 try:
-                    versions.append(reduce(sighting, self._digest_key, self._rules, self._config.noise))
+                    versions.append(reduce(sighting, self._digest_key, self._rules, noise, drop=drop))
                 except TypeError:  # what cannot be written must not hold up all that comes behind it
                     continue
-            unwritable = len(batch.sightings) - len(versions)
+            unwritable = len(kept) - len(versions)
             return self._repository.record(context, versions, self._clock.now()), unwritable
 
         recorded, unwritable = await asyncio.to_thread(work)

@@ -29,6 +29,11 @@ UNREADABLE = Counter(
     "Entries of answers that no resource could be made of.",
     ["practice", "feed", "problem"],
 )
+WITHHELD = Counter(
+    "poller_withheld_resources",
+    "Resources shown with a security label that the feed skips, each time.",
+    ["practice", "feed"],
+)
 ATTACHMENTS = Counter(
     "poller_attachments",
     "Attachments that were asked for, by what became of them; wanted: to be tried again.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import functools
 from collections.abc import Callable, Sequence
 from typing import Protocol, assert_never
 
@@ -13,10 +14,11 @@ from poller import metrics
 from poller.clock import Clock
 from poller.config import PracticeConfig
 from poller.config.attachments import attachment_rules
+from poller.config.least import is_withheld
 from poller.core.canonical import reduce
-from poller.core.model import Action, Confirmation, Gone, Kind, Origin, Present, Target, Unclear, Version
+from poller.core.model import Action, Confirmation, Gone, Kind, Origin, Present, Sighting, Target, Unclear, Version
 from poller.store.deletes import Absence, Breaker, DeleteStore, Settled
-from poller.store.repository import Key, Lease, PassContext, Recorded, Repository
+from poller.store.repository import WITHHELD, Key, Lease, PassContext, Recorded, Repository
 
 log = structlog.get_logger(__name__)
 
@@ -103,10 +105,14 @@ class Reconciler:
             return
         confirmation = await self._confirmer.confirm(absence.resource_type, absence.id)
         match confirmation:
+            case Present(sighting) if self._is_withheld(sighting):
+                await self._delete(absence, sighting.began, sighting.ended, withheld=True)
             case Present(sighting):
-                version = reduce(sighting, self._digest_key, self._rules, self._config.noise)
+                version = self._version(sighting)
                 recorded = await asyncio.to_thread(self._record, version)
-                if not await asyncio.to_thread(self._deletes.hand_over, self._lease, absence):
+                if absence.reason == WITHHELD:  # the label has gone again
+                    await self._postpone(absence, "with no label that the feed skips when read")
+                elif not await asyncio.to_thread(self._deletes.hand_over, self._lease, absence):
                     await self._postpone(absence, "in no pass, but there when read")
                     if not recorded.changes:  # what has changed may have become another patient's before the pass
                         self.on_contradiction(absence, version.detail.patient)
@@ -134,15 +140,30 @@ class Reconciler:
             self._deletes.renew, self._lease, absence, "the source erred since; another complete pass is needed"
         )
 
-    async def _delete(self, absence: Absence, began: dt.datetime, ended: dt.datetime) -> None:
+    def _version(self, sighting: Sighting) -> Version:
+        config = self._config
+        return reduce(sighting, self._digest_key, self._rules, config.noise, drop=config.drop)
+
+    def _is_withheld(self, sighting: Sighting) -> bool:
+        return is_withheld(self._config, sighting.resource_type, sighting.resource)
+
+    async def _delete(
+        self, absence: Absence, began: dt.datetime, ended: dt.datetime, *, withheld: bool = False
+    ) -> None:
         settled = await asyncio.to_thread(
-            self._deletes.settle, self._lease, absence, began, ended, self._breaker, self._clock.now()
+            functools.partial(self._deletes.settle, withheld=withheld),
+            self._lease,
+            absence,
+            began,
+            ended,
+            self._breaker,
+            self._clock.now(),
         )
         self.on_settled(absence, settled)
         feed = absence.resource_type
         if settled is Settled.DELETED:
             self.deleted += 1
-            self.patients_gone += feed == "Patient"
+            self.patients_gone += feed == "Patient" and not withheld
             metrics.CHANGES.labels(self._lease.practice, feed, Action.DELETED.value, Origin.LIVE.value).inc()
             self._on_commit()
         elif settled is Settled.HELD:
@@ -161,18 +182,21 @@ class Reconciler:
         return recorded
 
     async def look_at(self, resource_type: str, id_: str) -> Confirmation:
-        """Read a resource by its id; if it is there, and of a feed, what has changed of it is recorded."""
+        """Read a resource by its id; if it is there, and of a feed that does not skip it, what has changed of it is recorded."""
         confirmation = await self._confirmer.confirm(resource_type, id_)
-        if isinstance(confirmation, Present) and resource_type in self._config.feeds:
-            version = reduce(confirmation.sighting, self._digest_key, self._rules)
-            await asyncio.to_thread(self._record, version)
+        if (
+            isinstance(confirmation, Present)
+            and resource_type in self._config.feeds
+            and not self._is_withheld(confirmation.sighting)
+        ):
+            await asyncio.to_thread(self._record, self._version(confirmation.sighting))
         return confirmation
 
     async def read_again(self, version: Version) -> bytes | None:
         """Read by its id what a pass showed, and record what is there; returns its digest, None if that could not be read."""
         match await self._confirmer.confirm(*version.key):
-            case Present(sighting):
-                found = reduce(sighting, self._digest_key, self._rules, self._config.noise)
+            case Present(sighting) if not self._is_withheld(sighting):
+                found = self._version(sighting)
                 await asyncio.to_thread(self._record, found)
                 return found.digest
             case _:
@@ -183,7 +207,7 @@ class Reconciler:
         missed = 0
         for resource_type, id_ in found[:_ENOUGH]:
             match await self._confirmer.confirm(resource_type, id_):
-                case Present():
+                case Present(sighting) if not self._is_withheld(sighting):
                     missed += 1
                 case _:
                     continue

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from poller.config import PracticeConfig
+from poller.config.least import is_withheld
 from poller.core.dump import LONGEST, Dumped, Flaw, Outcome, compare, read_line
 from poller.errors import ConfigError
 from poller.store.verify import Verification
@@ -66,18 +68,20 @@ def verify(
     source: str,
     verification: Verification,
     key: bytes,
-    noise: Mapping[str, tuple[str, ...]],
+    practice: PracticeConfig,
     tell: Callable[[Reading], None],
 ) -> tuple[Reading, dict[str, dict[Outcome, int]]]:
     """Compare a dump; how many resources stand how, by type, is counted. ``tell`` hears after each block how far it is.
 
-    ``noise`` has by type the paths that do not count. Raises ConfigError for a file that cannot be read.
+    ``practice`` says what does not count: noise, what its feeds drop, and resources that they skip. Raises ConfigError for a file that
+    cannot be read.
     """
-    seen = Reading()
+    seen, noise = Reading(), practice.left_out
     for block in _blocks(source, seen):
-        held = verification.held(list(block.values()), noise)
+        counting = [one for one in block.values() if not is_withheld(practice, one.resource_type, one.resource)]
+        held = verification.held(counting, noise)
         verification.note(
-            {one.key: compare(one, held.get(one.key), key, noise.get(one.resource_type, ())) for one in block.values()}
+            {one.key: compare(one, held.get(one.key), key, noise.get(one.resource_type, ())) for one in counting}
         )
         tell(seen)
     return seen, verification.end()

@@ -56,7 +56,7 @@ def verify(
             note(installation, Action.VERIFY, practice, reason, listed=True)
         key = installation.digest_key
         with installation.verify.begin(practice, key) as verification, _progress(files) as tell:
-            seen, counts = compare(against, verification, key, chosen.noise, tell)
+            seen, counts = compare(against, verification, key, chosen, tell)
             report = display_verify.Report(practice, seen, counts)
             listed = verification.listed() if list_ else None
             display_verify.show(report, listed, display.console(), in_json=as_json)

@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 
 from poller.config.active import ActiveHours
 from poller.config.section import Section
+from poller.config.sinks import Token
 from poller.config.values import Category, Cron, Duration, nearest, show_duration, show_hours
 from poller.config.worth import parse_weight, usual_staleness, usual_weight
 
@@ -68,6 +69,10 @@ class FeedConfig(Section):
     """Of this feed, where it is not to be the practice's."""
     forbid: tuple[Rung, ...] = Field(default=(), examples=["[everything]"])
     """Rungs that are not to be used for this feed, besides those that the practice forbids."""
+    drop: tuple[str, ...] = Field(default=(), examples=["[note, contact.telecom]"])
+    """Paths, as noise rules have them, that are taken out of resources before anything is stored, compared or published."""
+    skip_security: tuple[Token, ...] = Field(default=(), examples=["[R, V]"])
+    """Labels of ``meta.security``: a resource that carries one is neither stored nor published."""
     attachments: AttachmentsConfig | None = Field(default=None, examples=["{max_bytes: 5000000}"])
     """Given: attachments that are Binary resources of the same server are fetched and become resources of their own."""
 

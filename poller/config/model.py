@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import datetime as dt
 import zoneinfo
+from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -16,6 +18,7 @@ from pydantic_core import PydanticCustomError
 from poller.config.api import ApiConfig
 from poller.config.encryption import EncryptionConfig
 from poller.config.feed import FeedConfig, Reading, Rung
+from poller.config.least import check_drop
 from poller.config.network import CaFile, ProxyUrl
 from poller.config.noise import Noise
 from poller.config.secret import Secret, check_private_key
@@ -234,6 +237,15 @@ class PracticeConfig(Section):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _drop_what_can_be_done_without(self) -> Self:
+        for name, feed in self.feeds.items():
+            try:
+                check_drop(name, feed.drop, attachments=feed.attachments is not None)
+            except ValueError as error:
+                raise ValueError(f"feeds.{name}.drop: {error}") from None
+        return self
+
     @model_validator(mode="before")
     @classmethod
     def _fill_in(cls, said: Any) -> Any:
@@ -266,6 +278,17 @@ class PracticeConfig(Section):
         """Rungs that the configuration forbids for a feed."""
         config = self.feeds.get(feed)
         return frozenset(self.forbid) | frozenset(config.forbid if config is not None else ())
+
+    @cached_property
+    def drop(self) -> Mapping[str, tuple[str, ...]]:
+        """By type: paths whose content is taken out of resources; see :mod:`poller.config.least`."""
+        return {name: tuple(sorted(set(feed.drop))) for name, feed in self.feeds.items() if feed.drop}
+
+    @cached_property
+    def left_out(self) -> Mapping[str, tuple[str, ...]]:
+        """By type: paths whose content makes no event, for it is noise or dropped."""
+        types = {*self.noise, *self.drop}
+        return {name: tuple(sorted({*self.noise.get(name, ()), *self.drop.get(name, ())})) for name in types}
 
     @property
     def zone(self) -> zoneinfo.ZoneInfo:

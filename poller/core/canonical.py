@@ -134,14 +134,18 @@ def reduce(
     rules: attachments.Rules | None = None,
     noise: Mapping[str, tuple[str, ...]] = _NO_NOISE,
     patient: str | None = None,
+    drop: Mapping[str, tuple[str, ...]] = _NO_NOISE,
 ) -> Version:
     """What is compared of a sighting, and how to work out what is stored of it.
 
     ``key`` is the digest key of the installation, ``rules`` say which attachments count, ``noise`` has by type the paths that do not.
-    ``patient``: whose it is, where the resource itself does not say. Raises TypeError for what cannot be written as JSON.
+    ``patient``: whose it is, where the resource itself does not say. ``drop``: by type, what is taken out before anything else; it counts
+    as noise, so that what was stored with it is the same. Raises TypeError for what cannot be written as JSON.
     """
-    resource, resource_type = sighting.resource, sighting.resource_type
-    left_out = noise.get(resource_type, ())
+    resource_type = sighting.resource_type
+    noisy, dropped = noise.get(resource_type, ()), drop.get(resource_type, ())
+    resource = without(sighting.resource, dropped)
+    left_out = tuple(sorted({*noisy, *dropped})) if dropped else noisy
     content = canonical(without(resource, left_out))
     return Version(
         resource_type=resource_type,
@@ -151,17 +155,23 @@ def reduce(
         began=sighting.began,
         ended=sighting.ended,
         resource=resource,
-        work_out=partial(_detail, sighting, content, key, rules, patient),
-        unfiltered=digest(resource, key) if left_out else None,
+        work_out=partial(_detail, resource_type, sighting.id, resource, content, key, rules, patient),
+        unfiltered=digest(resource, key) if noisy else None,
+        dropped=dropped,
     )
 
 
 def _detail(
-    sighting: Sighting, content: Mapping[str, Any], key: bytes, rules: attachments.Rules | None, patient: str | None
+    resource_type: str,
+    id_: str,
+    resource: Mapping[str, Any],
+    content: Mapping[str, Any],
+    key: bytes,
+    rules: attachments.Rules | None,
+    patient: str | None,
 ) -> Detail:
-    resource = sighting.resource
     meta = resource.get("meta")
-    whose = patient or (sighting.id if sighting.resource_type == "Patient" else _patient(resource))
+    whose = patient or (id_ if resource_type == "Patient" else _patient(resource))
     return Detail(
         elements=_digests_of(content, key),
         body=encode_body(resource),
@@ -171,7 +181,7 @@ def _detail(
         status=_status(resource),
         patient=whose,
         entered_in_error=_is_entered_in_error(resource),
-        replaced_by=_replaced_by(resource) if sighting.resource_type == "Patient" else None,
+        replaced_by=_replaced_by(resource) if resource_type == "Patient" else None,
         attachments=attachments.wanted(resource, rules) if rules is not None else None,
         visit=visit_of(resource, whose),
     )

@@ -273,6 +273,8 @@ class Version:
     ended: dt.datetime
     resource: Mapping[str, Any] = field(repr=False, compare=False)
     work_out: Callable[[], Detail] = field(repr=False, compare=False)
+    dropped: tuple[str, ...] = ()
+    """Paths whose content was taken out, and is to be in no body."""
     unfiltered: bytes | None = None
     """The digest without the configured noise left out, where there is any: tells what the noise rules hide."""
 

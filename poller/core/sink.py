@@ -12,6 +12,7 @@ from enum import StrEnum
 from itertools import product
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from poller.core.labels import codings, has, labels
 from poller.core.model import Action, Origin
 
 if TYPE_CHECKING:
@@ -74,13 +75,13 @@ class Only:
         for its label must not slip out.
         """
         now = event.body if event.body is not None else event.previous_body
-        if self.without_security and (now is None or _has(_labels(now), self.without_security)):
+        if self.without_security and (now is None or has(labels(now), self.without_security)):
             return False
         before = event.previous_body if event.action is not Action.CREATED else None
         known = [body for body in (event.body, before) if body is not None]
         return not known or any(
-            (not self.codes or _has(_codes(body), self.codes))
-            and (not self.security or _has(_labels(body), self.security))
+            (not self.codes or has(_codes(body), self.codes))
+            and (not self.security or has(labels(body), self.security))
             for body in known
         )
 
@@ -274,31 +275,9 @@ def _step(passed: Sequence[tuple[Event, Fate]], parkings: Mapping[int, Parking])
     )
 
 
-def _has(found: Collection[tuple[str, str]], wanted: Sequence[str]) -> bool:
-    """Whether one of the tokens is among the codings (system, code)."""
-    for token in wanted:
-        system, bar, code = token.rpartition("|")
-        if any(code == known and (not bar or system == of) for of, known in found):
-            return True
-    return False
-
-
 def _codes(resource: Mapping[str, Any]) -> list[tuple[str, str]]:
     concepts: list[Any] = []
     for name in CODE_ELEMENTS:
         value = resource.get(name)
         concepts += value if isinstance(value, list) else [value]
-    return [coding for concept in concepts if isinstance(concept, dict) for coding in _codings(concept.get("coding"))]
-
-
-def _labels(resource: Mapping[str, Any]) -> list[tuple[str, str]]:
-    meta = resource.get("meta")
-    return _codings(meta.get("security")) if isinstance(meta, dict) else []
-
-
-def _codings(value: object) -> list[tuple[str, str]]:
-    return [
-        (str(coding.get("system") or ""), str(coding.get("code") or ""))
-        for coding in (value if isinstance(value, list) else [])
-        if isinstance(coding, dict)
-    ]
+    return [coding for concept in concepts if isinstance(concept, dict) for coding in codings(concept.get("coding"))]

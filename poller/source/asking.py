@@ -190,7 +190,7 @@ class Asker:
 
     def _reduce(self, sighting: Sighting) -> Version:
         """As a pass does: what is noise there makes no difference between two ways of reading."""
-        return canonical.reduce(sighting, _KEY, noise=self.practice.noise)
+        return canonical.reduce(sighting, _KEY, noise=self.practice.left_out)
 
     def _note(self, answer: Answer) -> None:
         self.calls += answer.calls

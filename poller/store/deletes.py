@@ -18,7 +18,7 @@ from poller.store import columns
 from poller.store.engine import reading, sql
 from poller.store.named import Named
 from poller.store.named import note as note_attachments
-from poller.store.repository import Lease, append_events, hold_lease, stored_of
+from poller.store.repository import WITHHELD, Lease, append_events, hold_lease, stored_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +117,13 @@ class DeleteStore:
         read_ended: dt.datetime,
         breaker: Breaker,
         now: dt.datetime,
+        *,
+        withheld: bool = False,
     ) -> Settled:
         """Record the delete of a resource that a complete pass did not show and a read at ``read_began`` proved gone.
 
-        Past the breaker it is held for the operator instead. Raises LeaseLost.
+        ``withheld``: it is there, and the read showed it with a label that its feed skips; a patient goes on being read then. Past the
+        breaker it is held for the operator instead. Raises LeaseLost.
         """
         key = _key(lease, absence)
         with self._engine.begin() as connection:
@@ -151,7 +154,7 @@ class DeleteStore:
                     key,
                 )
                 return Settled.HELD
-            self._delete(connection, key, stored, absence, read_began, read_ended, now)
+            self._delete(connection, key, stored, absence, read_began, read_ended, now, withheld=withheld)
         return Settled.DELETED
 
     def _allowed(self, connection: Connection, key: dict[str, Any], breaker: Breaker, now: dt.datetime) -> int:
@@ -174,6 +177,8 @@ class DeleteStore:
         read_began: dt.datetime,
         read_ended: dt.datetime,
         now: dt.datetime,
+        *,
+        withheld: bool,
     ) -> None:
         floor = connection.execute(
             text("SELECT version_floor FROM poller.practice_log WHERE practice = :practice"), key
@@ -199,7 +204,7 @@ class DeleteStore:
             note_attachments(connection, key["practice"], [named], now)
         if absence.resource_type == "Encounter":
             connection.execute(sql("drop_visits"), key | {"ids": [absence.id]})
-        if absence.resource_type == "Patient":
+        if absence.resource_type == "Patient" and not withheld:
             connection.execute(
                 text("UPDATE poller.patient SET gone_at = :now WHERE practice = :practice AND id = :id"),
                 key | {"now": now},
@@ -209,7 +214,9 @@ class DeleteStore:
             key["practice"],
             now,
             stored.read_ended,
-            f"not in a complete pass begun {absence.pass_began:%Y-%m-%dT%H:%M:%SZ}, then gone when read",
+            f"{WITHHELD}, also when read by its id"
+            if withheld
+            else f"not in a complete pass begun {absence.pass_began:%Y-%m-%dT%H:%M:%SZ}, then gone when read",
             row
             | {
                 "event_ids": [

@@ -18,6 +18,7 @@ from poller.store.repository import Key, Lease, hold_lease
 
 _UNDER_WAY = [state.value for state in State if not state.is_over]
 _OVER = [state.value for state in State if state.is_over]
+_LISTED = "listed as deleted by an export"
 _CONTENT_AT = "contentAt"
 """Beside the manifest's own members, and kept when those are not: :attr:`poller.core.export.Job.content_at`."""
 
@@ -61,7 +62,7 @@ class ExportStore:
         Nothing is deleted by this: each id is read first. Raises LeaseLost.
         """
         targets = [Target(lease.practice, resource_type, Kind.BULK).key for resource_type, _ in found]
-        binds = {"practice": lease.practice, "targets": targets, "began": began, "now": now}
+        binds = {"practice": lease.practice, "targets": targets, "began": began, "now": now, "reason": _LISTED}
         with self._engine.begin() as connection:
             hold_lease(connection, lease)
             return connection.execute(sql("note_deleted"), binds | columns.keys(found)).rowcount

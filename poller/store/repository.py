@@ -31,6 +31,8 @@ from poller.store.visits import note_visits
 
 Key = tuple[str, str]
 
+WITHHELD = "shown with a security label that the feed skips"
+
 _SOURCES = {Kind.NAMES: PatientSource.NAMES, Kind.BULK: PatientSource.BULK}
 """Who names a patient by showing the Patient resource; any other target is a search."""
 
@@ -187,6 +189,18 @@ class Repository:
             if writes:
                 self._append(connection, context, writes, news, now)
         return recorded
+
+    def note_withheld(self, context: PassContext, found: Sequence[Key], began: dt.datetime, now: dt.datetime) -> None:
+        """Note as missing what is stored of these, which a pass has shown with labels that their feeds skip.
+
+        A read of the id must show it again before it is deleted. To be called before the batch that shows them is recorded, whose end may
+        move a cursor past them. Raises LeaseLost.
+        """
+        binds = self._target(context) | {"targets": [context.target.key] * len(found)}
+        with self._engine.begin() as connection:
+            hold_lease(connection, context.lease)
+            times = {"began": began, "now": now, "reason": WITHHELD}
+            connection.execute(sql("note_deleted"), binds | columns.keys(found) | times)
 
     def _note_members(
         self, connection: Connection, context: PassContext, latest: Mapping[Key, Version], new_members: Sequence[Key]

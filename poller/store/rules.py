@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine
 from poller.core import canonical, jsontext
 from poller.core.decide import is_outdated
 from poller.core.model import Rules, Stored, Version
-from poller.core.noise import hidden
+from poller.core.noise import hidden, without
 from poller.store import columns
 from poller.store.engine import sql
 from poller.store.vault import Seal, Vault
@@ -70,7 +70,8 @@ def under_the_same(
     """What is stored, each as under the rules of the version seen, so that a change of rules is not taken for a change of content.
 
     A row whose rules are others has its body digested again. But where what is seen was the same under the rules before, it takes the
-    place of the stored one, unless it is older: what those rules hid is no news when they hide it no longer.
+    place of the stored one, unless it is older: what those rules hid is no news when they hide it no longer. What is dropped now goes from
+    the stored body, too.
     """
     numbers = book.numbers(version.rules for version in seen.values())
     other = {k: row for k, row in stored.items() if row.rules_version != numbers[seen[k].rules] and not row.deleted}
@@ -87,10 +88,13 @@ def under_the_same(
             under = replace(known, digest=version.digest, elements=version.detail.elements, rules_version=number)
             again[k] = under, version.unfiltered, *bodies.seal(k, version.detail.codec, version.detail.body)
         else:
-            body, noise = bodies.vault.resource(practice, k, row.codec, bytes(row.body)), version.rules.noise
+            whole, noise = bodies.vault.resource(practice, k, row.codec, bytes(row.body)), version.rules.noise
+            body = without(whole, version.dropped)
             digest, elements = canonical.digest(body, key, noise), canonical.element_digests(body, key, noise)
             under = replace(known, digest=digest, elements=elements, rules_version=number)
-            again[k] = under, canonical.digest(body, key) if noise else None, None, None
+            unfiltered = canonical.digest(body, key) if version.unfiltered is not None else None
+            lean = bodies.seal(k, canonical.CODEC_ZLIB, canonical.encode_body(body)) if body != whole else (None, None)
+            again[k] = under, unfiltered, *lean
     connection.execute(
         sql("rewrite_digests"),
         {"practice": practice}

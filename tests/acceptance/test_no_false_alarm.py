@@ -131,11 +131,19 @@ class Unbounded(DeleteStore):
     """Broken on purpose for NAIVE: any number of deletes at once."""
 
     def settle(
-        self, lease: Lease, absence: Absence, began: dt.datetime, ended: dt.datetime, breaker: Breaker, now: dt.datetime
+        self,
+        lease: Lease,
+        absence: Absence,
+        read_began: dt.datetime,
+        read_ended: dt.datetime,
+        breaker: Breaker,
+        now: dt.datetime,
+        *,
+        withheld: bool = False,
     ) -> Settled:
         if lease.practice == NAIVE:
             breaker = Breaker(1.0, 1_000_000, breaker.window)
-        return super().settle(lease, absence, began, ended, breaker, now)
+        return super().settle(lease, absence, read_began, read_ended, breaker, now, withheld=withheld)
 
 
 class SickEngine(Engine):

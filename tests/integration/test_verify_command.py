@@ -18,6 +18,7 @@ from psycopg import sql
 from sqlalchemy import Engine, text
 
 from poller import verifying
+from poller.config import PracticeConfig
 from poller.core.dump import Outcome
 from poller.core.report_schema import verify_schema
 from poller.errors import DEGRADED, ConfigError, NotFound, StoreError
@@ -29,6 +30,9 @@ pytestmark = pytest.mark.usefixtures("bodies")
 
 BAD_FILE = 2
 KEY = b"k" * 32
+PRACTICE = PracticeConfig.model_validate(
+    {"code": CODE, "base_url": "https://ehr.example/A", "auth": "none", "feeds": {"Observation": {}}}
+)
 
 
 @pytest.fixture
@@ -146,7 +150,7 @@ def test_a_dump_comes_by_standard_input(scene: Scene, monkeypatch: pytest.Monkey
 
     with VerifyStore(scene.practice.engine).begin(CODE, KEY) as verification, monkeypatch.context() as patched:
         patched.setattr(sys, "stdin", Piped())
-        seen, counts = verifying.verify("-", verification, KEY, {}, lambda _seen: None)
+        seen, counts = verifying.verify("-", verification, KEY, PRACTICE, lambda _seen: None)
     assert (seen.resources, counts["Observation"][Outcome.EQUAL]) == (1, 1)
 
 
@@ -205,7 +209,7 @@ def test_a_dump_ten_times_as_large_takes_no_more_memory(scene: Scene, tmp_path: 
                 out.write(json.dumps(scene.practice.observation(f"x{number}", "v" * 200)) + "\n")
         with VerifyStore(scene.practice.engine).begin(CODE, KEY) as verification:
             tracemalloc.start()
-            seen, counts = verifying.verify(str(source), verification, KEY, {}, lambda _seen: None)
+            seen, counts = verifying.verify(str(source), verification, KEY, PRACTICE, lambda _seen: None)
             most = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
         assert (seen.resources, counts["Observation"][Outcome.MISSING]) == (resources, resources)

@@ -1,7 +1,8 @@
--- What an export lists as deleted: evidence on the way to a delete, as a pass without it is, and no more. What is not stored, is a tombstone
--- already, or was read after the export had begun is none. A file that is read twice counts once.
+-- What an export lists as deleted, or a pass shows with a label that its feed skips: evidence on the way to a delete, as a pass without it
+-- is, and no more. What is not stored, is a tombstone already, or was read after that had begun is none. A file that is read twice counts
+-- once.
 INSERT INTO poller.absence (practice, resource_type, id, target, state, reason, first_missing_at, pass_began, passes)
-SELECT :practice, i.resource_type, i.id, i.target, 'missing', 'listed as deleted by an export', :now, :began, 1
+SELECT :practice, i.resource_type, i.id, i.target, 'missing', :reason, :now, :began, 1
 FROM (
   SELECT DISTINCT resource_type, id, target
   FROM unnest(CAST(:types AS text[]), CAST(:ids AS text[]), CAST(:targets AS text[])) AS u (resource_type, id, target)) AS i

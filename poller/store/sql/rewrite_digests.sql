@@ -1,5 +1,5 @@
 -- Under other rules than before, of rows that are locked, and so stay at their place. LATERAL with LIMIT as in compare.
--- The body is another only where what is shown now was the same under the rules before.
+-- The body is another only where what is shown now was the same under the rules before, or where something of it is to be dropped.
 UPDATE poller.snapshot AS s
 SET digest = r.digest, elements = CAST(r.elements AS json), rules_version = r.rules, unfiltered = r.unfiltered,
     codec = coalesce(r.codec, s.codec), body = coalesce(r.body, s.body)
