@@ -8,7 +8,6 @@ from __future__ import annotations
 import datetime as dt
 import zoneinfo
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -279,12 +278,12 @@ class PracticeConfig(Section):
         config = self.feeds.get(feed)
         return frozenset(self.forbid) | frozenset(config.forbid if config is not None else ())
 
-    @cached_property
+    @property
     def drop(self) -> Mapping[str, tuple[str, ...]]:
         """By type: paths whose content is taken out of resources; see :mod:`poller.config.least`."""
         return {name: tuple(sorted(set(feed.drop))) for name, feed in self.feeds.items() if feed.drop}
 
-    @cached_property
+    @property
     def left_out(self) -> Mapping[str, tuple[str, ...]]:
         """By type: paths whose content makes no event, for it is noise or dropped."""
         types = {*self.noise, *self.drop}

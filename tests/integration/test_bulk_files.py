@@ -9,7 +9,8 @@ import httpx
 import pytest
 from sqlalchemy import Engine
 
-from poller.core.canonical import reduce
+from poller.config.feed import FeedConfig
+from poller.core.canonical import decode_body, reduce
 from poller.core.export import State, Use
 from poller.core.model import Coverage, Origin, Sighting
 from poller.core.pages import Problem
@@ -90,6 +91,26 @@ def test_an_error_that_the_server_tells_of_takes_all_proof_away(
     assert report.tally.issues == {(severity, "exception"): 1}
     assert bench.missing() == ([] if severity == "error" else ["o4"])
     assert report.job.is_whole is (severity == "warning")
+
+
+def test_an_export_skips_and_drops_as_a_poll_does(bench: Bench) -> None:
+    feed = FeedConfig(drop=("note",), skip_security=("R",))
+    bench.config = bench.config.model_copy(update={"feeds": bench.config.feeds | {"Observation": feed}})
+    rows = bench.station.rows["Observation"]
+    rows["o1"] |= {"meta": {"security": [{"code": "R"}]}}
+    rows["o2"] |= {"note": [{"text": "Marker-1743"}]}
+    assert bench.run().job.is_whole
+    assert "o1" not in bench.live()
+    bodies = bench.select("SELECT codec, body FROM poller.history WHERE practice = :practice AND id = 'o2'")
+    assert [sorted(decode_body(*row)) for row in bodies] == [["id", "resourceType", "valueString"]]
+    del rows["o1"]["meta"]
+    bench.clock.time += HOUR
+    bench.run(Use.RECONCILE)
+    assert bench.live() == ALL
+    rows["o1"] |= {"meta": {"security": [{"code": "R"}]}}
+    bench.clock.time += HOUR
+    bench.run(Use.RECONCILE)
+    assert bench.missing() == ["o1"], "a read of it must tell"
 
 
 def test_bad_lines_are_counted_and_prove_nothing_but_the_type_counts_as_read(bench: Bench) -> None:
