@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 from rich.table import Table
 
 from poller import display, keys
@@ -15,6 +18,18 @@ from poller.app import Installation
 from poller.commands.audited import note
 from poller.commands.options import DEFAULT_CONFIG, ConfigOption, Practice, Reason, load
 from poller.core.audit import WHOLE, Action
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[int], None]]:
+    """How many so far, on a terminal only: how many there will be, only going through them would tell."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda _count: None
+        return
+    with console.status("") as line:
+        yield lambda count: line.update(f"{count} bodies encrypted")
+
 
 app = typer.Typer(help="Keys of the client, and those that stored bodies are encrypted with.", no_args_is_help=True)
 
@@ -97,6 +112,8 @@ def encrypt(practice: Practice, reason: Reason = "", config: ConfigOption = DEFA
         installation.masters.require()
         note(installation, Action.KEYS_ENCRYPT, code, reason)
         count = 0
-        for sealed in installation.sealing(code).run():
-            count += sealed
+        with _progress() as tell:
+            for sealed in installation.sealing(code).run():
+                count += sealed
+                tell(count)
     typer.echo(f"practice {code}: {count} bodies encrypted; VACUUM FULL removes what stood in their place")

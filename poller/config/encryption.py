@@ -35,7 +35,7 @@ class MasterKey(Secret):
 
     name: Word = Field(examples=["k2026"])
     """What the database knows it by."""
-    command: tuple[str, ...] | None = Field(default=None, examples=["[/usr/local/bin/master-key, k2026]"])
+    command: tuple[str, ...] | None = Field(default=None, examples=["[/usr/local/bin/master-key, k2026]"], repr=False)
     """A program that writes it to its standard output, with its arguments."""
 
     @field_validator("command")

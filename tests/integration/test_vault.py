@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
@@ -12,7 +13,9 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Engine
+from psycopg.conninfo import make_conninfo
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import DBAPIError
 
 from poller.core import canonical
 from poller.core.canonical import CODEC_SEALED, CODEC_ZLIB
@@ -290,6 +293,22 @@ def test_two_that_write_first_at_once_make_one_key(practice: Practice, keys_engi
     thread.join(timeout=30)
     assert len(practice.rows("SELECT FROM poller.practice_key")) == 1
     assert first.resource("p1", ("Observation", "o1"), *done[0]) == {"a": "b"}
+
+
+def test_a_login_that_may_not_touch_history_is_told_so(
+    practice: Practice, vault: Vault, database_url: str, admin: psycopg.Connection
+) -> None:
+    practice.read(practice.observation())
+    name = f"poller_service_{uuid.uuid4().hex[:8]}"
+    admin.execute(f"CREATE ROLE {name} LOGIN NOSUPERUSER")
+    admin.execute(f"GRANT {ENGINE}, {READER} TO {name}")
+    owner = open_engine(make_conninfo(database_url, user=name), OWNER, pool_size=1)
+    with pytest.raises(StoreError, match="may not act as poller_owner; run this as the login that migrates"):
+        next(Sealing(owner, vault, "p1").run())
+    owner.dispose()
+    admin.execute(f"DROP ROLE {name}")
+    with pytest.raises(DBAPIError, match="permission denied"), practice.engine.begin() as connection:
+        connection.execute(text("UPDATE poller.history SET body = ''"))
 
 
 def test_what_was_stored_before_stays_readable_and_can_be_encrypted_at_last(
