@@ -10,6 +10,7 @@ import sys
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import psycopg
 
 from poller.errors import StoreError
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.acceptance.parts import Services
+    from tests.acceptance.parts import Poller, Services
 
 K1, K2 = ({"name": name, "file": name} for name in ("k1", "k2"))
 
@@ -40,7 +41,17 @@ def poller(rig: Rig, *words: str, code: int = 0) -> str:
 
 
 def write(rig: Rig, *keys: Any) -> None:
-    rig.path.write_text(json.dumps(rig.settings() | {"encryption": {"keys": keys}}), encoding="utf-8")
+    more = {"encryption": {"keys": keys}, "api": {"listen": "127.0.0.1:0"}}
+    rig.path.write_text(json.dumps(rig.settings() | more), encoding="utf-8")
+
+
+def served(rig: Rig, running: Poller, path: str) -> str:
+    """What the reading API answers."""
+    token = poller(rig, "tokens", "new", "reader", "--every-practice").strip()
+    (line,) = [one for one in running.said() if one.get("action") == "api.start"]
+    answer = httpx.get(f"http://{line['http']}{path}", headers={"Authorization": f"Bearer {token}"}, trust_env=False)
+    assert answer.status_code == 200
+    return answer.text
 
 
 def said_of_patients(rig: Rig) -> set[str]:
@@ -82,6 +93,15 @@ def test_all_is_told_and_nothing_is_shown_while_keys_change(
         assert len(markers) > 5
         shown = poller(rig, "as-of", OPEN, "--at", "2100-01-01", "--type", "Patient")
         assert any(marker in shown for marker in markers)
+        one = json.loads(shown.splitlines()[0])
+        assert json.loads(served(rig, running, f"/v1/{OPEN}/Patient/{one['id']}")) == one
+        assert one["id"] in poller(rig, "history", OPEN, f"Patient/{one['id']}", "--json")
+        replayed = rig.home / "events"
+        poller(rig, "replay", OPEN, "--type", "Patient", "--file", str(replayed))
+        assert any(marker in replayed.read_text() for marker in markers)
+        write(rig, {"name": "k2", "file": "k1"})
+        assert "what encryption.keys has by that name is another key" in poller(rig, "reload", code=2)
+        write(rig, K2)
         with closing(psycopg.connect(rig.installation().store_conninfo)) as admin:
             assert marked(admin, markers) == set()
             used = admin.execute("SELECT DISTINCT get_byte(body, 1), codec FROM poller.history WHERE body IS NOT NULL")

@@ -18,7 +18,7 @@ from psycopg import sql
 from sqlalchemy import Engine, text
 
 from poller import verifying
-from poller.config import PracticeConfig
+from poller.config import FeedConfig, PracticeConfig
 from poller.core.dump import Outcome
 from poller.core.report_schema import verify_schema
 from poller.errors import DEGRADED, ConfigError, NotFound, StoreError
@@ -199,6 +199,17 @@ def test_the_store_is_as_it_was_and_a_second_comparison_begins_anew(scene: Scene
             "extra": 1,
         }
     assert all_tables() == before
+
+
+def test_what_feeds_drop_and_skip_does_not_count(scene: Scene, tmp_path: Path) -> None:
+    feed = FeedConfig(drop=("note",), skip_security=("R",))
+    practice = PRACTICE.model_copy(update={"feeds": {"Observation": feed}})
+    more = scene.practice.observation(note=[{"text": "more"}])
+    skipped = scene.practice.observation("o7", meta={"security": [{"code": "R"}]})
+    with VerifyStore(scene.practice.engine).begin(CODE, KEY) as verification:
+        source = dump(tmp_path / "dump.ndjson", more, skipped)
+        _, counts = verifying.verify(source, verification, KEY, practice, lambda _seen: None)
+    assert counts["Observation"] == dict.fromkeys(Outcome, 0) | {Outcome.EQUAL: 1}
 
 
 def test_a_dump_ten_times_as_large_takes_no_more_memory(scene: Scene, tmp_path: Path) -> None:
