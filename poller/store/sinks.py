@@ -299,7 +299,7 @@ class SinkLog(EventLog):
 
     def release(self, sink: str, practice: str, resource_type: str | None = None, id_: str | None = None) -> int:
         """Let parked events go on; how many. The relay sends them in their order. Raises NotFound for a sink that has no cursor there."""
-        binds = self._chosen(sink, practice, resource_type, id_)
+        binds = _whose(sink, practice) | {"resource_type": resource_type, "id": id_}
         with self._engine.begin() as connection:
             self._lock(connection, binds)
             return connection.execute(sql("release_parked"), binds).rowcount
@@ -341,10 +341,6 @@ class SinkLog(EventLog):
         with self._engine.begin() as connection:
             self._lock(connection, binds)
             return int(connection.execute(sql("discard_parked"), binds).scalar_one())
-
-    @staticmethod
-    def _chosen(sink: str, practice: str, resource_type: str | None, id_: str | None) -> dict[str, Any]:
-        return _whose(sink, practice) | {"resource_type": resource_type, "id": id_}
 
     @staticmethod
     def _lock(connection: Connection, binds: Mapping[str, Any]) -> Place:
