@@ -211,9 +211,14 @@ def test_a_paused_practice_makes_no_call_at_all_and_the_others_go_on(at_work: St
         lambda: (at_work.metric("poller_last_look_timestamp", practice=OPEN) or 0.0) > looked,
         120,
     )
-    (standing,) = json.loads(at_work.operator.types("status", OPEN, "--json").out)["practices"]
-    assert (standing["state"], {feed["state"] for feed in standing["feeds"]}) == ("paused", {"paused"})
-    assert standing["lookedBy"].endswith(f":{at_work.poller.process.pid}")
+
+    def standing() -> Any:
+        (practice,) = json.loads(at_work.operator.types("status", OPEN, "--json").out)["practices"]
+        return practice
+
+    wait_until("the store was told, too", lambda: standing()["state"] == "paused", 60)
+    assert {feed["state"] for feed in standing()["feeds"]} == {"paused"}
+    assert standing()["lookedBy"].endswith(f":{at_work.poller.process.pid}")
     assert at_work.operator.types("resume", OPEN).code == 0
     wait_until("it is read again", lambda: at_work.calls(OPEN) > before, 120)
     assert at_work.operator.types("resume", OPEN).code == 6
