@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 from sqlalchemy import Engine
 
 from poller.core.report_schema import why_schema
 from poller.core.sink import Fate, Only, Sink, Start, park_first, settle, sort_out
 from poller.errors import DEGRADED
+from poller.store.engine import ENGINE, migrate, open_engine
 from tests.incidents import CODE, Scene
 
 SINK = Sink("changes", "fhir.changes", ("q",))
@@ -82,12 +87,36 @@ def test_what_a_snapshot_has_to_bring_waits_until_it_has_come_to_it(scene: Scene
     assert why(scene, 0, "--patient", "a")["stop"] == "delivered"
 
 
-def test_the_order_of_a_snapshot_is_the_databases(scene: Scene) -> None:
+@pytest.fixture
+def scene_in_english(postgres_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
+    """In a database that sorts a, B, Z, as most languages do."""
+    monkeypatch.setenv("KEY", "k" * 32)
+    name = f"poller_english_{uuid.uuid4().hex[:12]}"
+    with closing(psycopg.connect(postgres_server, autocommit=True)) as admin:
+        try:
+            admin.execute(
+                f"CREATE DATABASE \"{name}\" TEMPLATE template0 LOCALE 'C.UTF-8' ENCODING 'UTF8' LOCALE_PROVIDER icu ICU_LOCALE 'en-US'"
+            )
+        except psycopg.errors.FeatureNotSupported:
+            pytest.skip("this PostgreSQL was built without ICU")
+    url = make_conninfo(postgres_server, dbname=name)
+    migrate(url)
+    engine = open_engine(url, ENGINE, pool_size=12)
+    made = Scene(engine, url, tmp_path)
+    yield made
+    made.close()
+    engine.dispose()
+    with closing(psycopg.connect(postgres_server, autocommit=True)) as admin:
+        admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+def test_the_order_of_a_snapshot_is_the_databases(scene_in_english: Scene) -> None:
     """However the database sorts ids: what the cursor has passed was delivered, and nothing else."""
-    ids = ["Z", "a", "B", "o1", "z-1", "Z.1", "0"]
+    scene, ids = scene_in_english, ["Z", "a", "B", "o1", "z-1", "Z.1", "0"]
     scene.practice.whole(*[scene.practice.observation(id_) for id_ in ids])
     snapshot_begins(scene)
     passed = carry(scene, most=3)
+    assert passed != sorted(ids)[:3], "a program would sort otherwise"
     for id_ in ids:
         stop = why(scene, 0 if id_ in passed else DEGRADED, f"Observation/{id_}")["stop"]
         assert stop == ("delivered" if id_ in passed else "waiting"), id_
