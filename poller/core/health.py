@@ -310,8 +310,8 @@ def _sink_findings(code: str, sink: SinkFacts, now: dt.datetime, *, gone: bool) 
         if not gone and sink.wanted_since is not None and now - sink.wanted_since > BEGINS:
             yield Finding(
                 Cause.NOT_BEGUN,
-                f"{sink.sink} has never begun, though it is configured since {_time(sink.wanted_since)}: its broker was not reached",
-                "look at broker.url, its login and the broker; /readyz and action=relay.* say what keeps it",
+                f"{sink.sink} has never begun, though it is configured since {_time(sink.wanted_since)}: its exchange was not reached",
+                "look at the broker, broker.url and its login, and for another relay; /readyz and action=relay.* say what keeps it",
                 sink=sink.sink,
             )
         return

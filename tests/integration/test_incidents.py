@@ -169,6 +169,18 @@ def a_patient_nobody_named(scene: Scene, rabbit: Rabbit) -> None:
     )
 
 
+def a_revoked_activation(scene: Scene, rabbit: Rabbit) -> None:
+    """The token endpoint lets the app in no more, and the poller has paused the practice."""
+    all_is_delivered(scene, rabbit)
+    scene.change("INSERT INTO poller.pause VALUES (:code, '*', now(), 'no access: token: invalid_client', 3, now())")
+    owner(scene, *AGES)
+
+
+def a_sink_that_never_began(scene: Scene, rabbit: Rabbit) -> None:  # noqa: ARG001 - its broker is the one that is not reached
+    """The broker has been away since the sink was added."""
+    owner(scene, *AGES, "UPDATE poller.configuration SET accepted_at = accepted_at - interval '10 minutes'")
+
+
 OBSERVATION = ("why", CODE, "Observation/o1")
 INCIDENTS: dict[str, tuple[Callable[[Scene, Rabbit], None], tuple[str, ...], int, int]] = {
     # by name: how it comes about, what else is asked than status, and how status and that exit
@@ -176,6 +188,8 @@ INCIDENTS: dict[str, tuple[Callable[[Scene, Rabbit], None], tuple[str, ...], int
     "unbound-queue": (an_unbound_queue, OBSERVATION, DEGRADED, DEGRADED),
     "full-queue": (a_full_queue, OBSERVATION, DEGRADED, DEGRADED),
     "refused-reload": (a_refused_reload, ("why", CODE, "Goal/g1"), DEGRADED, DEGRADED),
+    "revoked-activation": (a_revoked_activation, OBSERVATION, DEGRADED, DEGRADED),
+    "sink-never-begun": (a_sink_that_never_began, OBSERVATION, DEGRADED, DEGRADED),
     "unnamed-patient": (a_patient_nobody_named, ("why", CODE, "--patient", "b"), DEGRADED, DEGRADED),
 }
 
