@@ -73,6 +73,14 @@ def _to_json(one: Noted) -> dict[str, Any]:
 
 
 def _shown(scope: Mapping[str, Any]) -> str:
-    return ", ".join(
-        f"{name} {value if isinstance(value, str) else json.dumps(value)}" for name, value in scope.items()
-    )
+    return ", ".join(f"{name} {_short(value)}" for name, value in scope.items())
+
+
+_SHOWN = 3
+
+
+def _short(value: object) -> str:
+    """For a table: of a long list the first; --json has them all."""
+    if isinstance(value, list) and len(value) > _SHOWN:
+        return f"{json.dumps(value[:_SHOWN])} and {len(value) - _SHOWN} more"
+    return value if isinstance(value, str) else json.dumps(value)

@@ -63,7 +63,7 @@ def owner(scene: Scene, *statements: str) -> None:
         connection.exec_driver_sql('SET ROLE "poller_relay"')
 
 
-def test_a_sink_that_never_begun_is_told_once_it_had_time(scene: Scene) -> None:
+def test_a_sink_that_has_never_begun_is_told_once_it_had_time(scene: Scene) -> None:
     assert practice(status(scene, 0))["findings"] == [], "it was added just now"
     owner(scene, "UPDATE poller.configuration SET accepted_at = accepted_at - interval '2 minutes'")
     found = practice(status(scene, DEGRADED))

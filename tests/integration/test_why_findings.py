@@ -203,11 +203,28 @@ def noted(scene: Scene) -> list[Any]:
     return [one["scope"] for one in json.loads(found.stdout)["entries"]]
 
 
+def test_a_table_of_the_audit_is_not_filled_by_one_discard(scene: Scene) -> None:
+    scene.practice.whole(*[scene.practice.observation(f"o{n}") for n in range(9)])
+    scene.sinks.begin(SINK)
+    (at,) = scene.sinks.positions(SINK.name)
+    events = scene.sinks.after(CODE, 0, 0, 20, bodies=False)
+    step = settle(events, [Fate.ASKED] * len(events), 0)
+    assert step is not None
+    scene.sinks.advance(SINK.name, at, step)
+    assert scene.poller("sinks", "discard", "changes", CODE).stdout == "9 discarded\n"
+    assert len(noted(scene)[0]["events"]) == 9
+    shown = " ".join(scene.poller("audit", CODE, "--action", "sinks discard").stdout.split())
+    assert shown.count("Observation/o") <= 3
+    assert "and" in shown
+
+
 def test_only_what_is_noted_is_given_up_however_much_it_is(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("poller.commands.sinks.TOGETHER", 1)
     park_one(scene)
     assert scene.poller("sinks", "discard", "changes", CODE).stdout == "2 discarded\n"
     assert [len(scope["events"]) for scope in noted(scene)] == [1, 1]
+    shown = "".join(scene.poller("audit", CODE, "--action", "sinks discard").stdout.split())
+    assert shown.count("Observation/o1") == 2
     (books,) = scene.sinks.books()
     assert (books.discarded, books.parked, books.missing) == (2, 0, 0)
 
