@@ -124,7 +124,7 @@ class Installation:
             return PlainBroker(url, password)
         from poller.broker.rabbit import RabbitBroker  # noqa: PLC0415
 
-        return RabbitBroker(url, password)
+        return RabbitBroker(url, password, self.config.broker.ca)
 
     @cached_property
     def digest_key(self) -> bytes:

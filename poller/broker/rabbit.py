@@ -23,6 +23,7 @@ from kombu.connection import Connection
 from kombu.entity import Queue
 from kombu.messaging import Consumer, Producer
 
+from poller.broker.distrust import why_no_tls
 from poller.broker.port import WINDOW, Cause, Outcome
 from poller.broker.topology import dead_letter_queue, declare_on_rabbit, declare_queue_on_rabbit
 from poller.core.envelope import CONTENT_TYPE
@@ -31,6 +32,7 @@ from poller.errors import BrokerError, Fenced
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from poller.core.envelope import Message
     from poller.core.sink import Sink
@@ -53,10 +55,11 @@ _TOO_LARGE = re.compile(r"message size \d+ is larger than (?:configured )?max si
 class RabbitBroker:
     """A RabbitMQ server or cluster, named by an ``amqp://`` or ``amqps://`` URL, or several with ``;`` between, tried in turn."""
 
-    def __init__(self, url: str, password: str | None = None, ca_file: str | None = None) -> None:
+    def __init__(self, url: str, password: str | None = None, ca: Path | None = None) -> None:
+        """``ca``: certificates of the CAs to believe, instead of the system's."""
         self._urls = url.split(";")
         self._password = password
-        self._ca_file = ca_file
+        self._ca = ca
 
     def connect(self) -> Any:
         """A kombu connection to the first host that answers.
@@ -86,7 +89,7 @@ class RabbitBroker:
     def _tls(self, url: str) -> dict[str, Any] | bool:
         if not url.startswith("amqps:"):
             return False
-        context = {"purpose": ssl.Purpose.SERVER_AUTH, "cafile": self._ca_file, "check_hostname": True}
+        context = {"purpose": ssl.Purpose.SERVER_AUTH, "cafile": self._ca, "check_hostname": True}
         return {"context": context, "server_hostname": urlsplit(url).hostname}
 
     def publisher(self, sink: Sink, *, window: int = WINDOW, patience: float = PATIENCE) -> RabbitPublisher:
@@ -414,6 +417,8 @@ def _explain(error: Exception) -> str:
         return f"another relay publishes to this exchange, and only one may: stop it, or wait until the broker misses it ({words})"
     if code == _INEQUIVALENT:
         return f"a queue or exchange is there already, made otherwise: delete it, or name another in the configuration ({words})"
+    if (distrust := why_no_tls(error)) is not None:
+        return distrust
     return f"the broker cannot be reached or ended the connection ({words})"
 
 

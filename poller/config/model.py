@@ -79,6 +79,14 @@ class BrokerConfig(Section):
 
     url: BrokerUrl = Field(default=EMBEDDED, examples=["embedded", "amqps://user@host//", "redis://127.0.0.1"])
     password: Secret | None = Field(default=None, examples=["{env: POLLER_BROKER_PASSWORD}"])
+    ca: CaFile | None = Field(default=None, examples=["/etc/poller/ca.pem"])
+    """Certificates of the CAs that RabbitMQ's must be signed by; without it, the system's."""
+
+    @model_validator(mode="after")
+    def _is_of_use(self) -> Self:
+        if self.ca is not None and not self.url.startswith("amqps:"):
+            raise ValueError("ca: only RabbitMQ over TLS is held against it; write amqps://user@host//, or take ca out")
+        return self
 
 
 class HttpConfig(Section):

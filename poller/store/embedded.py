@@ -104,6 +104,7 @@ def _lives(pid: int) -> bool:
 
 def digest_key_file(data_dir: Path) -> Path:
     """The installation's digest key, made at first use, readable by its owner only."""
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # with a store of its own nothing else has made it
     path = data_dir / "digest.key"
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -8,7 +8,7 @@ import hmac
 import re
 import time
 from importlib.resources import files
-from typing import Any
+from typing import Any, Final
 
 import psycopg
 from sqlalchemy import Connection, Engine, TextClause, create_engine, event, text
@@ -177,7 +177,31 @@ def _upgrade(connection: Connection) -> None:
         ) from None
 
 
+_DISTRUST: Final = (
+    (
+        "does not match host name",
+        "the certificate is for another host than store.url names; name it as the certificate does",
+    ),
+    (
+        "certificate verify failed",
+        "no CA in the file that sslrootcert names has signed the certificate, or its time is over",
+    ),
+    ("server does not support SSL", "the server has no TLS, and store.url asks for it; turn ssl on there"),
+    (
+        "root certificate file",
+        "sslrootcert names no file that can be read; add &sslrootcert=/path/to/ca.pem to store.url",
+    ),
+)
+"""libpq's words for why there is no TLS, and ours."""
+
+
 def _unreachable(error: DBAPIError) -> StoreError:
+    said = str(error.orig)
+    for words, ours in _DISTRUST:
+        if words in said:
+            return StoreError(
+                f"Postgres cannot be reached as safely as store.url asks for: {ours}", Code.STORE_UNREACHABLE
+            )
     return StoreError(
         f"Postgres cannot be reached or refuses the login ({sqlstate(error)}); see store.url", Code.STORE_UNREACHABLE
     )

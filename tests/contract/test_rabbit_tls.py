@@ -75,8 +75,8 @@ def server(tmp_path: Path) -> Iterator[TlsServer]:
         yield running
 
 
-def attempt(url: str, ca_file: Path | None) -> None:
-    broker = RabbitBroker(url, ca_file=str(ca_file) if ca_file else None)
+def attempt(url: str, ca: Path | None) -> None:
+    broker = RabbitBroker(url, ca=ca)
     with closing(broker.publisher(Sink("s", "x", ()))) as publisher, pytest.raises(BrokerError):
         publisher.open()
 

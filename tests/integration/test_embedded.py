@@ -58,3 +58,10 @@ def test_the_digest_key_is_made_once_for_its_owner_alone(tmp_path: Path) -> None
     text = path.read_text()
     assert len(text) == 64
     assert digest_key_file(tmp_path).read_text() == text
+
+
+def test_the_digest_key_is_made_also_where_nothing_else_has_made_the_directory(tmp_path: Path) -> None:
+    """As with a store and a broker of one's own."""
+    made = digest_key_file(tmp_path / "state" / "poller")
+    assert stat.S_IMODE(made.stat().st_mode) == 0o600
+    assert stat.S_IMODE(made.parent.stat().st_mode) == 0o700

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from poller import config, keys
 from poller.config.values import is_loopback
 from poller.errors import ConfigError
+from tests.authority import Authority
 
 SECRET = "hunter2Hunter2"
 RIGHT = """\
@@ -38,6 +39,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with a key in it."""
     directory = tmp_path_factory.mktemp("config")
     keys.new_key(directory / "key.pem")
+    Authority(directory, "ours")
     return directory
 
 
@@ -210,6 +212,12 @@ def test_a_server_without_authorization_needs_no_client_and_no_key(place: Path) 
         ),
         ("embedded}\nhttp", "amqps://h.example.org;amqp://i.example.org}\nhttp", "a broker off this machine needs TLS"),
         ("embedded}\nhttp", '"amqps://h.example.org//?ssl_cert_reqs=none"}\nhttp', "a query has no place in this URL"),
+        ("embedded}\nhttp", "embedded, ca: ca.pem}\nhttp", "3: broker.ca: there is no file "),
+        (
+            "embedded}\nhttp",
+            "embedded, ca: ours.pem}\nhttp",
+            "3: broker: ca: only RabbitMQ over TLS is held against it",
+        ),
         ("embedded}\nhttp", "memory://127.0.0.1}\nhttp", "neither an AMQP URL nor one of kombu's other transports"),
         ("embedded}\nhttp", "redis://h.example.org}\nhttp", "a broker off this machine needs TLS; write rediss://"),
         ("embedded}\nhttp", "kafka://h.example.org}\nhttp", "needs TLS; reach it through a tunnel"),
@@ -285,6 +293,7 @@ def test_a_key_that_is_none_is_refused_and_not_repeated(place: Path) -> None:
         ("embedded}\nbroker", '"postgresql+psycopg:///p?host=/run/postgresql"}\nbroker'),
         ("embedded}\nbroker", '"postgresql://[::1]:5432/p"}\nbroker'),
         ("embedded}\nhttp", "amqps://u@h.example.org//}\nhttp"),
+        ("embedded}\nhttp", "amqps://u@h.example.org//, ca: ours.pem}\nhttp"),
         ("embedded}\nhttp", "amqp://localhost//;amqp://127.0.0.2//}\nhttp"),
         ('"127.0.0.1:9464"', '"0.0.0.0:9464", public: true'),
         ("base_url: https://fhir.example.org", "base_url: http://127.0.0.1:8765"),
