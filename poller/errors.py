@@ -38,6 +38,8 @@ class Code(StrEnum):
     """A role or login lacks a right that it needs."""
     STORE_KEY = "store-key"
     """The digest key is not the one of this database, or none."""
+    KEY_MISSING = "key-missing"
+    """What a body was encrypted with is not at hand."""
     AUDIT_CLOSED = "audit-closed"
     """The audit cannot be written."""
     LEASE_LOST = "lease-lost"
@@ -96,6 +98,8 @@ class StoreError(PollerError):
 
 class KeyMissing(StoreError, ValueError):  # noqa: N818
     """What a body was sealed with is not at hand: to whoever reads it, it is as one that is damaged."""
+
+    code = Code.KEY_MISSING
 
 
 class LeaseLost(StoreError):  # noqa: N818 - what happened, in the vocabulary of the design
