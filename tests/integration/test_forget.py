@@ -44,7 +44,6 @@ FROM practices;
 INSERT INTO poller.hold (practice, sink, replay, state, expires_at) SELECT p, 's1', 'r', 'held', now() FROM practices;
 INSERT INTO poller.pause (practice, resource_type, since, reason, next_try_at) SELECT p, '*', now(), 'x', now() FROM practices;
 INSERT INTO poller.planning SELECT p, '{}', now() FROM practices;
-INSERT INTO poller.practice_key (practice, key_id, wrapped, master) SELECT p, 1, 'x', 'm' FROM practices;
 INSERT INTO poller.probe SELECT p, now(), '{}' FROM practices;
 INSERT INTO poller.replay (practice, replay, selection, payload, queue, epoch, sequence, last_epoch, last_sequence, state, made_by)
 SELECT p, 'r', '{}', 'id-only', 'replay.' || p, 0, 0, 1, 1, 'done', 'me' FROM practices;

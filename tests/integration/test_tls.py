@@ -190,7 +190,7 @@ def refused(file: Path) -> str:
         installation.prepare()
     told = str(caught.value)
     done = poller("migrate", file)
-    assert (done.returncode, done.stdout, done.stderr) == (4, "", f"poller: {told}\n")
+    assert (done.returncode, done.stdout, done.stderr) == (4, "", f"poller: {told} [store-unreachable]\n")
     assert "\n" not in told
     assert SECRET not in told
     return told
