@@ -325,6 +325,7 @@ def test_a_patient_stays_while_a_sink_has_not_had_all(
 @pytest.fixture
 def run(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     monkeypatch.setenv("GUEST", "guest")
+    monkeypatch.setenv("MASTER", "6d" * 32)
     host = make_conninfo(database_url)
     parts = dict(one.split("=", 1) for one in host.split())
     at = f"{parts['host']}:{parts.get('port', 5432)}/{parts['dbname']}"
