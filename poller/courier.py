@@ -15,9 +15,11 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
+from sqlalchemy.exc import DBAPIError
 
 from poller import metrics
 from poller.broker.port import Cause
+from poller.core.audit import WHOLE
 from poller.core.backoff import pause
 from poller.core.envelope import message
 from poller.core.pace import Pace
@@ -115,6 +117,14 @@ class SinkLog(Protocol):
 
     def park_again(self, sink: str, practice: str, event: Event, reason: str) -> None:
         """A released event was refused once more."""
+        ...
+
+    def note_trouble(self, sink: str, practice: str, reason: str) -> None:
+        """Keep why the sink does not go on in a practice, or in all."""
+        ...
+
+    def clear_trouble(self, sink: str, practice: str | None = None) -> None:
+        """It goes on there; None: in all, whatever was noted."""
         ...
 
 
@@ -272,6 +282,7 @@ class Courier:
             return False
         metrics.AWAY.labels(self._sink.name).set(0)
         if trouble.over():
+            self._keep(WHOLE, None)
             log.info("the sink takes events again", action="relay.recovered", sink=self._sink.name)
         return busy
 
@@ -283,6 +294,7 @@ class Courier:
         if self._outlet.trouble.happened(reason):
             away = "relay.broker_away" if isinstance(error, BrokerError) else "relay.failed"
             log.error("events wait in the log", action=away, sink=self._sink.name, reason=reason)
+            self._keep(WHOLE, reason)
 
     def _serve(self) -> bool:
         if self._outlet.trouble.reason is not None:  # what waits grows while the broker is away, and must be seen to
@@ -292,6 +304,7 @@ class Courier:
         self._publisher.tend()
         if not self._begun:
             self._log.begin(self._sink)
+            self._log.clear_trouble(self._sink.name)  # what a relay before this one has noted
             self._begun = True
         busy = False
         self._settle_holds()
@@ -486,16 +499,30 @@ class Courier:
                 practice=practice,
                 reason=reason,
             )
+            self._keep(practice, reason)
 
     def _flows(self, practice: str) -> None:
         """This practice's events go on."""
         if self._outlet.stream(practice).over():
             metrics.REFUSED.labels(self._sink.name, practice).set(0)
+            self._keep(practice, None)
             log.info(
                 "the sink takes this practice's events again",
                 action="relay.resumed",
                 sink=self._sink.name,
                 practice=practice,
+            )
+
+    def _keep(self, practice: str, reason: str | None) -> None:
+        """Let `poller status` tell it, as far as there is a store to keep it in."""
+        try:
+            if reason is None:
+                self._log.clear_trouble(self._sink.name, practice)
+            else:
+                self._log.note_trouble(self._sink.name, practice, reason)
+        except DBAPIError as error:
+            log.warning(
+                "what keeps the sink could not be noted", action="relay.unnoted", sink=self._sink.name, error=error
             )
 
     def _say_parked(self, practice: str, reason: str, events: int) -> None:

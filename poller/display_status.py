@@ -272,6 +272,8 @@ def _sink(sink: SinkFacts) -> dict[str, Any]:
         **{name: getattr(sink, name) for name in _BOOKS},
         "released": sink.released,
         "oldestWaiting": _at(sink.oldest_waiting),
+        "trouble": sink.trouble,
+        "troubleSince": _at(sink.trouble_since),
         "parkedFor": [{"reason": reason, "events": events} for reason, events in sink.parked_for],
     }
 

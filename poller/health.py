@@ -5,8 +5,10 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from poller.config import Config, PracticeConfig
+from poller.core.audit import WHOLE
 from poller.core.budget import pace
 from poller.core.facts import BudgetFacts, ConfigFacts, FeedFacts, PatientSourceFacts, PracticeFacts, SinkFacts
 from poller.core.health import Finding, Health, State, judge, judge_configuration
@@ -99,7 +101,7 @@ def facts_of(scope: Scope, code: str, seen: Seen, books: Iterable[Books]) -> Pra
         sinks=(
             *(_sink(one, seen, configured=one.sink in scope.sinks) for one in books),
             *(
-                SinkFacts(name, begun=False, wanted_since=scope.since)
+                SinkFacts(name, begun=False, wanted_since=scope.since, **_trouble(name, code, seen))
                 for name, only in scope.sinks.items()
                 if name not in seen.begun and (not only or code in only)
             ),
@@ -176,6 +178,11 @@ def _feed(feed: str, row: PracticeRow, alike: Sequence[Alike], *, late: bool, is
     )
 
 
+def _trouble(sink: str, practice: str, seen: Seen) -> dict[str, Any]:
+    found = seen.trouble.get((sink, practice)) or seen.trouble.get((sink, WHOLE))
+    return {"trouble": found[0], "trouble_since": found[1]} if found is not None else {}
+
+
 def _sink(books: Books, seen: Seen, *, configured: bool) -> SinkFacts:
     key = books.sink, books.practice
     return SinkFacts(
@@ -194,5 +201,6 @@ def _sink(books: Books, seen: Seen, *, configured: bool) -> SinkFacts:
         moved_at=books.moved_at,
         held_by=books.held,
         oldest_waiting=seen.oldest_waiting.get(key),
+        **_trouble(*key, seen),
         parked_for=tuple(seen.parked_for.get(key, ())),
     )

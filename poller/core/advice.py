@@ -74,6 +74,22 @@ def next_for_parked(reason: str, sink: str, code: str) -> str:
     return f"`poller sinks show {sink} --practice {code}` lists them; mend the cause, {then}"
 
 
+def next_for_sink(trouble: str | None, sink: str) -> str:
+    """What to do about a sink that does not go on, by the first words of what the relay has said of it."""
+    said = trouble or ""
+    if said.startswith("unroutable"):
+        return f"bind a queue to the exchange of {sink} again; the poller makes its own again by itself at the next try"
+    if said.startswith("not taken"):
+        return "let the queue's consumers catch up, or raise its limit; or bring its leader back. Events wait, in order"
+    if said.startswith("another relay"):
+        return "stop the other relay: two pollers must not have a sink's exchange in common"
+    if said.startswith("the broker"):
+        return "look at the broker, broker.url, its login and the network; it goes on by itself when the broker is back"
+    if trouble is not None:
+        return "mend that; it is tried again by itself"
+    return "look at the broker: is a queue full, unbound or gone, is it in reach? /readyz and action=relay.* say which"
+
+
 def next_for_removed(code: str, parked_at: str | None) -> str:
     """What to do about what is left of a practice that is configured no more; ``parked_at``: the sink where some of it is parked."""
     give_up = f"; `poller sinks discard {parked_at} {code}` gives up what is parked" if parked_at is not None else ""

@@ -90,6 +90,9 @@ class SinkFacts:
     """When its cursor was last moved; None: never."""
     held_by: str | None = None
     """The replay that delivery waits for."""
+    trouble: str | None = None
+    """What keeps it, in the words of the relay that found out,"""
+    trouble_since: dt.datetime | None = None
     oldest_waiting: dt.datetime | None = None
     """When the first event that it has not passed was recorded."""
     parked_for: tuple[tuple[str, int], ...] = ()

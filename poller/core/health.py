@@ -18,6 +18,7 @@ from poller.core.advice import (
     next_for_parked,
     next_for_pause,
     next_for_removed,
+    next_for_sink,
     next_for_source,
 )
 from poller.core.facts import ConfigFacts, FeedFacts, Hold, PatientSourceFacts, PracticeFacts, SinkFacts
@@ -310,8 +311,9 @@ def _sink_findings(code: str, sink: SinkFacts, now: dt.datetime, *, gone: bool) 
         if not gone and sink.wanted_since is not None and now - sink.wanted_since > BEGINS:
             yield Finding(
                 Cause.NOT_BEGUN,
-                f"{sink.sink} has never begun, though it is configured since {_time(sink.wanted_since)}: its exchange was not reached",
-                "look at the broker, broker.url and its login, and for another relay; /readyz and action=relay.* say what keeps it",
+                f"{sink.sink} has never begun, though it is configured since {_time(sink.wanted_since)}: "
+                + (sink.trouble or "its exchange was not reached"),
+                next_for_sink(sink.trouble or "the broker", sink.sink),
                 sink=sink.sink,
             )
         return
@@ -331,17 +333,15 @@ def _sink_findings(code: str, sink: SinkFacts, now: dt.datetime, *, gone: bool) 
             sink=sink.sink,
         )
     held = f"; delivery waits for replay {sink.held_by}" if sink.held_by is not None else ""
-    then = (
-        "`poller replay list` says how far it is"
-        if held
-        else "look at the broker: is a queue full, unbound or gone, is it in reach? /readyz and action=relay.* say which"
-    )
+    held = held or (f": {sink.trouble}" if sink.trouble is not None else "")
+    then = "`poller replay list` says how far it is" if sink.held_by else next_for_sink(sink.trouble, sink.sink)
     if sink.in_snapshot and not gone and sink.moved_at is not None and now - sink.moved_at > WAITS_LONG:
         since = _time(sink.moved_at)
         what = f"the snapshot for {sink.sink} has not gone on since {since}, after {sink.shown} resources{held}"
         yield Finding(Cause.SNAPSHOT, what, then, sink=sink.sink)
     waits = sink.oldest_waiting
-    if waits is not None and now - waits > WAITS_LONG and not (gone or sink.in_snapshot):
+    kept = sink.trouble_since is not None and now - sink.trouble_since > BEGINS
+    if waits is not None and (kept or now - waits > WAITS_LONG) and not (gone or sink.in_snapshot):
         yield Finding(
             Cause.WAITING,
             f"{sink.waiting} events wait for {sink.sink} since {_time(waits)}{held}",

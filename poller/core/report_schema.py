@@ -79,6 +79,8 @@ _SINK = _object(
     missing={"type": "integer", "description": "0, or something is wrong."},
     released=_COUNT,
     oldestWaiting=_WHEN,
+    trouble=_MAYBE | {"description": "What keeps it from going on, in the relay's words."},
+    troubleSince=_WHEN,
     parkedFor=_list(_object(reason=_NAME, events=_COUNT)),
 )
 

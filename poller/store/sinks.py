@@ -278,6 +278,16 @@ class SinkLog(EventLog):
         ):
             raise _moved(sink, position.practice)
 
+    def note_trouble(self, sink: str, practice: str, reason: str) -> None:
+        """Keep why the sink does not go on in a practice; :data:`~poller.core.audit.WHOLE`: in none."""
+        with self._engine.begin() as connection:
+            connection.execute(sql("note_trouble"), _whose(sink, practice) | {"reason": reason})
+
+    def clear_trouble(self, sink: str, practice: str | None = None) -> None:
+        """It goes on there; None: whatever was noted of it is over."""
+        with self._engine.begin() as connection:
+            connection.execute(sql("clear_trouble"), {"sink": sink, "practice": practice})
+
     # What a person asks and says.
 
     def books(self) -> list[Books]:

@@ -87,6 +87,8 @@ class Seen:
 
     now: dt.datetime
     practices: Mapping[str, PracticeRow]
+    trouble: Mapping[tuple[str, str], tuple[str, dt.datetime]]
+    """By sink and practice (or :data:`~poller.core.audit.WHOLE`): what keeps it, and since when."""
     oldest_waiting: Mapping[tuple[str, str], dt.datetime]
     """By sink and practice."""
     parked_for: Mapping[tuple[str, str], Sequence[tuple[str, int]]]
@@ -132,6 +134,10 @@ class StatusStore:
                     for row in connection.execute(sql("status_waiting"), binds)
                 },
                 parked_for=_parked_for(connection, binds),
+                trouble={
+                    (row.sink, row.practice): (row.reason, row.since)
+                    for row in connection.execute(text("SELECT sink, practice, reason, since FROM poller.trouble"))
+                },
                 begun=frozenset(connection.execute(text("SELECT sink FROM poller.sink")).scalars()),
             )
 

@@ -51,6 +51,7 @@ INSERT INTO poller.token (name, digest, practices, made_by) SELECT 't' || p, sha
 INSERT INTO poller.token (name, digest, practices, made_by) SELECT 'both', 'both', array_agg(p), 'me' FROM practices;
 INSERT INTO poller.audit (practice, actor, action, scope, reason)
 SELECT '*', 'me', 'tokens new', jsonb_build_object('practices', jsonb_build_array(p)), '' FROM practices;
+INSERT INTO poller.trouble (practice, sink, reason) SELECT p, 's1', 'unroutable' FROM practices;
 INSERT INTO poller.sink SELECT 'only ' || p, 'now', now() FROM practices;
 INSERT INTO poller.configuration (name, digest, written, actor, reason)
 SELECT 'n', sha256(p::bytea), 'sinks: {both: {queues: [q.both]}, "only ' || p || '": {queues: ["q.' || p || '"], only:

@@ -132,6 +132,14 @@ def a_full_queue(scene: Scene, rabbit: Rabbit) -> None:
     owner(scene, *AGES)
 
 
+def an_exchange_without_queues(scene: Scene, rabbit: Rabbit) -> None:
+    """Someone has taken all bindings away, from queues that are not the poller's to make."""
+    scene.practice.whole(scene.practice.observation(value="14"), scene.practice.observation("o2"))
+    with delivering(scene, rabbit, replace(rabbit.sink, queues=())) as relay:
+        until(lambda: relay._couriers[0]._outlet.stream(CODE).times > 3)
+    owner(scene, *AGES)
+
+
 def a_refused_reload(scene: Scene, rabbit: Rabbit) -> None:
     """The file asks for more than the calls allow; the poller that runs has refused it."""
     all_is_delivered(scene, rabbit)
@@ -186,6 +194,7 @@ INCIDENTS: dict[str, tuple[Callable[[Scene, Rabbit], None], tuple[str, ...], int
     # by name: how it comes about, what else is asked than status, and how status and that exit
     "stopped-feed": (a_stopped_feed, OBSERVATION, DEGRADED, DEGRADED),
     "unbound-queue": (an_unbound_queue, OBSERVATION, DEGRADED, DEGRADED),
+    "no-queue-bound": (an_exchange_without_queues, OBSERVATION, DEGRADED, DEGRADED),
     "full-queue": (a_full_queue, OBSERVATION, DEGRADED, DEGRADED),
     "refused-reload": (a_refused_reload, ("why", CODE, "Goal/g1"), DEGRADED, DEGRADED),
     "revoked-activation": (a_revoked_activation, OBSERVATION, DEGRADED, DEGRADED),

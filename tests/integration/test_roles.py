@@ -22,7 +22,7 @@ TABLES = (
     *CONTENT, *EVIDENCE, *JOBS, *READING, *STEERING,
     *("target", "absence", "feed", "sink", "cursor", "parked", "parking", "lease", "budget", "practice_log"),
     *("installation", "rules"),
-    *("expired", "forgotten"),
+    *("expired", "forgotten", "trouble"),
 )  # fmt: skip
 COUNTING = {
     "target": "practice, resource_type, kind, category, live, registered_at, retired_at, cursor_at, baseline_at, last_began,"
@@ -40,11 +40,12 @@ COUNTING = {
 WRITES: dict[str, dict[str, set[str]]] = {
     ENGINE: {
         "INSERT": set(TABLES)
-        - {"expired", "forgotten", "sink", "cursor", "parked", "parking", "audit", "replay", "hold"},
+        - {"expired", "forgotten", "trouble", "sink", "cursor", "parked", "parking", "audit", "replay", "hold"},
         "UPDATE": set(TABLES)
         - {
             "expired",
             "forgotten",
+            "trouble",
             "sink",
             "cursor",
             "parked",
@@ -61,16 +62,16 @@ WRITES: dict[str, dict[str, set[str]]] = {
         "DELETE": {"member", "absence", "probe", "pause", "attachment", "visit", "engine", "operator_pause"},
     },
     RELAY: {
-        "INSERT": {"sink", "cursor", "parked", "parking", "replay", "hold"},
-        "UPDATE": {"cursor", "parked", "replay", "hold"},
-        "DELETE": {"parked", "hold"},
+        "INSERT": {"sink", "cursor", "parked", "parking", "replay", "hold", "trouble"},
+        "UPDATE": {"cursor", "parked", "replay", "hold", "trouble"},
+        "DELETE": {"parked", "hold", "trouble"},
     },
     API: {"INSERT": set(), "UPDATE": set(), "DELETE": set()},
     READER: {"INSERT": set(), "UPDATE": set(), "DELETE": set()},
     STATUS: {"INSERT": set(), "UPDATE": set(), "DELETE": set()},
 }
 READS = {
-    ENGINE: set(TABLES) - {"audit", "replay", "hold"},
+    ENGINE: set(TABLES) - {"audit", "replay", "hold", "trouble"},
     RELAY: {
         "practice_key",
         "practice_log",
@@ -84,6 +85,7 @@ READS = {
         "parking",
         "replay",
         "hold",
+        "trouble",
     },
     READER: set(TABLES) - {"token", "forgotten"},
     STATUS: {
@@ -97,6 +99,7 @@ READS = {
         "engine",
         "heartbeat",
         "operator_pause",
+        "trouble",
         *EVIDENCE,
     },
     API: {"practice_log", "snapshot", "history", "token", "practice_key"},

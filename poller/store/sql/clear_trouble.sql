@@ -1,0 +1,2 @@
+-- Of one practice, or of all.
+DELETE FROM poller.trouble WHERE sink = :sink AND (CAST(:practice AS text) IS NULL OR practice = :practice)
