@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import pwd
-import shutil
-import socket
 import ssl
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +16,6 @@ from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 import pytest
-from psycopg.conninfo import make_conninfo
 
 from poller import config
 from poller.broker.port import Outcome
@@ -31,6 +25,7 @@ from poller.errors import BrokerError, StoreError
 from poller.installation import Installation
 from poller.store.engine import ENGINE
 from tests.authority import Authority
+from tests.own_postgres import OwnPostgres
 
 if TYPE_CHECKING:
     from poller.broker.port import Publisher
@@ -55,53 +50,13 @@ def authorities(tmp_path_factory: pytest.TempPathFactory) -> Authorities:
     return Authorities(Authority(directory, "ours"), Authority(directory, "other"))
 
 
-def bin_directory() -> Path:
-    """Where PostgreSQL's own programs stand. The wheel's know no TLS."""
-    found = [
-        *filter(None, [shutil.which("initdb")]),
-        *sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb"))),
-    ]
-    if found:
-        return Path(found[-1]).parent
-    if os.environ.get("CI") == "true":
-        pytest.fail("under CI PostgreSQL's programs must be installed: initdb is not there")
-    pytest.skip("a PostgreSQL that knows TLS is not installed")
-
-
-class TlsPostgres:
-    """A Postgres of the test's own with a certificate for ``localhost``, which wants a password of whoever comes by TCP."""
+class TlsPostgres(OwnPostgres):
+    """With a certificate for ``localhost``; wants a password of whoever comes by TCP."""
 
     def __init__(self, authority: Authority) -> None:
-        self._bin = bin_directory()
-        self._place = Path(tempfile.mkdtemp(prefix="poller_tls_"))
-        self._user = next(name for name in ("postgres", "nobody") if name in {one.pw_name for one in pwd.getpwall()})
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port: int = free.getsockname()[1]
-        self.local = make_conninfo(host=str(self._place), port=self.port, user="poller", dbname="postgres")
-        shutil.copy(authority.certificate("localhost"), self._place / "server.pem")
-        (self._place / "server.pem").chmod(0o600)
-        (self._place / "password").write_text(SECRET)
-        if os.geteuid() == 0:
-            for each in (self._place, *self._place.iterdir()):
-                shutil.chown(each, self._user)
-        self._run("initdb", "-U", "poller", "-A", "scram-sha-256", "--auth-local=trust", "--pwfile=password", "data")
-        settings = f"""
-            listen_addresses = '127.0.0.1'
-            port = {self.port}
-            unix_socket_directories = '{self._place}'
-            ssl = on
-            ssl_cert_file = '{self._place}/server.pem'
-            ssl_key_file = '{self._place}/server.pem'
-            fsync = off
-        """
-        with (self._place / "data" / "postgresql.conf").open("a") as file:
-            file.write(settings)
-        self._run("pg_ctl", "-D", "data", "-w", "-l", "log", "start")
-
-    def _run(self, program: str, *words: str) -> None:
-        user = self._user if os.geteuid() == 0 else None
-        command = [str(self._bin / program), *words]
-        subprocess.run(command, cwd=self._place, user=user, check=True, stdout=subprocess.DEVNULL)
+        certificate = authority.certificate("localhost").read_bytes()
+        settings = {"ssl": "on", "ssl_cert_file": "../server.pem", "ssl_key_file": "../server.pem"}
+        super().__init__(settings, {"server.pem": certificate}, password=SECRET)
 
     @contextlib.contextmanager
     def without_tls(self) -> Iterator[None]:
@@ -119,10 +74,6 @@ class TlsPostgres:
                 if admin.execute("SHOW ssl").fetchone() == (wanted,):
                     return
         raise AssertionError("the setting was not taken")
-
-    def close(self) -> None:
-        self._run("pg_ctl", "-D", "data", "-w", "-m", "immediate", "stop")
-        shutil.rmtree(self._place)
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +109,7 @@ class Place:
 
 def url_of(server: TlsPostgres, ca: Path | None, host: str = "localhost") -> str:
     rootcert = f"&sslrootcert={ca}" if ca is not None else ""
-    return f"postgresql://poller@{host}:{server.port}/postgres?sslmode=verify-full{rootcert}"
+    return f"postgresql://postgres@{host}:{server.port}/postgres?sslmode=verify-full{rootcert}"
 
 
 @pytest.fixture
