@@ -16,6 +16,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 import pytest
+from kombu.connection import Connection
 
 from poller import config
 from poller.broker.port import Outcome
@@ -323,3 +324,20 @@ def test_a_command_ends_with_the_documented_code_where_the_broker_is_not_to_be_t
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (5, "", 1)
     assert done.stderr.startswith("poller: the broker's certificate is not to be trusted")
     assert SECRET not in done.stderr
+
+
+def test_a_consumer_verifies_as_the_readme_has_it(rabbit: Rabbit, authorities: Authorities) -> None:
+    for host, taken in (("localhost", True), ("elsewhere.invalid", False)):
+        with front(rabbit, authorities.ours.server(host)) as secured:
+            parts = urlsplit(rabbit.url)
+            url = urlunsplit(
+                parts._replace(scheme="amqps", netloc=f"{parts.username}:{parts.password}@localhost:{secured.port}")
+            )
+            trust = {"ca_certs": str(authorities.ours.pem), "server_hostname": "localhost"}
+            with Connection(url, ssl=trust, connect_timeout=5) as connection:  # type: ignore[no-untyped-call] # kombu says it is typed and is not
+                if taken:
+                    connection.connect()
+                else:
+                    with pytest.raises(ssl.SSLCertVerificationError):
+                        connection.connect()
+            assert bool(secured.ciphers) is taken
