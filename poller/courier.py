@@ -308,7 +308,12 @@ class Courier:
             self._begun = True
         busy = False
         self._settle_holds()
-        for position in self._log.positions(self._sink.name):
+        positions = self._log.positions(self._sink.name)
+        known = {position.practice for position in positions}
+        self._furthest = {
+            code: place for code, place in self._furthest.items() if code in known
+        }  # others were forgotten
+        for position in positions:
             self._measure(position)
             if position.asked:
                 self._meet(position)

@@ -195,6 +195,7 @@ class Reconciling:
 
     def _ended(self, _task: asyncio.Task[None]) -> None:
         self._run = self._task = None
+        self._reconciler.on_settled = lambda _absence, _settled: None  # what is settled from now on was not missed
 
     def note_pass(self, report: PassReport) -> None:
         """Hear of every pass of the practice."""

@@ -276,7 +276,7 @@ class Player:
         )
         at, routed = record.at, record.routed
         for page in pages:
-            wanted = [event for event in page if self.wants(event)]
+            wanted = [event for event in page if event.id and self.wants(event)]  # without: its patient was forgotten
             while wanted:
                 if stop.is_set():
                     self._note(at, routed, unsettled)

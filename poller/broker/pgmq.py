@@ -99,9 +99,7 @@ class PgmqBroker:
         name, gone = pgmq_name(queue), 0
         with _speaking(), closing(self._connect()) as session:
             for table in (f"q_{name}", f"a_{name}") if _is_there(session, name) else ():
-                theirs = SQL(
-                    "DELETE FROM pgmq.{} WHERE starts_with(message #>> '{{properties,delivery_info,routing_key}}', %s)"
-                )
+                theirs = SQL("DELETE FROM pgmq.{} WHERE starts_with(message #>> '{{properties,correlation_id}}', %s)")
                 gone += session.execute(theirs.format(Identifier(table)), (f"fhir.{practice}.",)).rowcount
         return gone
 
@@ -257,6 +255,8 @@ class PgmqPublisher:
             content_type=CONTENT_TYPE,
             content_encoding="utf-8",
             message_id=message.id,
+            # by which a practice's messages are known where the queue's name stands in the place of the routing key
+            correlation_id=message.routing_key,
         )
         reached: int = self._producer.channel.reached
         return reached

@@ -188,9 +188,10 @@ class _Flight:
         under_way = len(self._open) if self._tell is None else self._sent - self._told
         return message.resource not in self.resources and under_way < self._window
 
-    def tell(self) -> None:
+    def tell(self, least: int | None = None) -> None:
         """Tell whoever wants to know how many were taken, when it is half a window more: the other half is under way meanwhile."""
-        if self._tell is not None and (taken := self.settled()) - self._told >= self._window // 2:
+        least = self._window // 2 if least is None else least
+        if self._tell is not None and (taken := self.settled()) - self._told >= least:
             self._tell(taken)
             self._told = taken
 
@@ -369,6 +370,7 @@ class RabbitPublisher:
         heard = time.monotonic()
         while not (done() or (flight.refused is not None and not flight.resources)):
             if self._halted:
+                self._land(flight)
                 self.close()
                 raise BrokerError("publishing was told to stop")
             before = len(flight.resources)
@@ -381,6 +383,13 @@ class RabbitPublisher:
                 raise BrokerError(
                     f"the broker has confirmed nothing for {self._patience:.0f} s (is it out of memory or disk?)"
                 )
+
+    def _land(self, flight: _Flight) -> None:
+        """Give what is in flight a moment, so that little of it arrives twice."""
+        until = time.monotonic() + _SLICE
+        while flight.resources and (left := until - time.monotonic()) > 0:
+            _drain(self._connection, left)
+        flight.tell(1)
 
     @contextmanager
     def _listening(self, flight: _Flight) -> Iterator[None]:

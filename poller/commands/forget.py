@@ -13,7 +13,7 @@ from poller.app import Installation
 from poller.commands.options import DEFAULT_CONFIG, Actor, AsJson, ConfigOption, a_text, load
 from poller.core.forget import Forgotten
 from poller.errors import BadInput, Code, ConfigError, StoreError
-from poller.forgetting import CERTIFICATE, forget_patient, forget_practice
+from poller.forgetting import CERTIFICATE, Live, forget_patient, forget_practice
 
 
 def forget(
@@ -31,6 +31,10 @@ def forget(
             "--vacuum", help="Also write all tables anew, so that no page holds a byte. Locks them meanwhile."
         ),
     ] = False,
+    although: Annotated[
+        list[str],
+        typer.Option(help="Name of a poller that is no more, and whose last configuration names the practice."),
+    ] = [],  # noqa: B006 - Typer copies it
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: AsJson = False,
@@ -58,14 +62,16 @@ def forget(
         what = f"all of practice {practice}" if patient is None else f"all of one patient of practice {practice}"
         typer.confirm(f"Delete {what}, for good?", abort=True)
     who = Forgotten(practice, whom, actor, reason, dt.datetime.now(dt.UTC))
-    queues = sorted({queue for sink in loaded.sinks.values() for queue in sink.queues})
+    queues = frozenset(queue for sink in loaded.sinks.values() for queue in sink.queues)
+    here = Live(frozenset(loaded.sinks), queues)
     with Installation(loaded) as installation:
         if not installation.has_store:
             raise StoreError(f"there is no store in {loaded.data_dir} yet; nothing was ever kept", Code.STORE_MISSING)
         if whom is None:
-            said = forget_practice(installation.forgetting, installation.eraser(), who, queues, to, vacuum=vacuum)
+            broker, store = installation.eraser(), installation.forgetting
+            said = forget_practice(store, broker, who, here, to, vacuum=vacuum, although=although)
         else:
-            said = forget_patient(installation.forgetting, who, queues, to, vacuum=vacuum)
+            said = forget_patient(installation.forgetting, who, here, to, vacuum=vacuum)
     _tell(said, to, as_json=as_json)
 
 

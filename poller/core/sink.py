@@ -125,7 +125,12 @@ class Sink:
         return self.payload == "full-resource" or self.only.reads_bodies
 
     def wants(self, event: Event) -> bool:
-        """Whether the event goes to this sink's queues, or is passed. A snapshot's always do: whoever asks for one wants what is there."""
+        """Whether the event goes to this sink's queues, or is passed. A snapshot's always do: whoever asks for one wants what is there.
+
+        The place of one whose patient was forgotten has no id, and nothing to tell.
+        """
+        if not event.id:
+            return False
         wanted = self.baseline or event.origin is not Origin.BASELINE or event.ordinal > 0
         return wanted and self.only.wants(event)
 

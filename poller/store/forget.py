@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import DBAPIError
 
 from poller.core.audit import WHOLE, Action, Entry
 from poller.core.forget import Forgotten
 from poller.errors import Code, NotFound, StoreError
 from poller.store.audit import append
+from poller.store.engine import sqlstate
 
 _ALIVE = dt.timedelta(minutes=1)
 """A practice that a poller has looked after so lately may be under its hands."""
@@ -45,7 +47,6 @@ OF_PATIENT = {
     "absence": _IS_THEIRS,
     "attachment": "partition_key = :key",
     "control": "patient = :patient",
-    "event": _IS_THEIRS,
     "hidden": _IS_THEIRS,
     "history": _IS_THEIRS,
     "member": _IS_THEIRS,
@@ -68,20 +69,34 @@ UNION SELECT 'Patient', :patient
 """
 
 _WAITING = """
-SELECT c.sink FROM poller.cursor AS c
-WHERE c.practice = :practice AND (
+SELECT s.sink FROM poller.sink AS s
+LEFT JOIN poller.cursor AS c ON c.sink = s.sink AND c.practice = :practice
+WHERE s.sink = ANY (:configured) AND (
   c.snapshot_type IS NOT NULL
+  OR EXISTS (SELECT FROM poller.parked AS p WHERE p.practice = :practice AND p.sink = s.sink AND {parked})
   OR EXISTS (
-    SELECT FROM poller.parked AS p JOIN theirs AS t ON t.resource_type = p.resource_type AND t.id = p.id
-    WHERE p.practice = c.practice AND p.sink = c.sink)
-  OR EXISTS (
-    SELECT FROM poller.event AS e JOIN theirs AS t ON t.resource_type = e.resource_type AND t.id = e.id
-    WHERE e.practice = c.practice AND (e.epoch, e.sequence) > (c.epoch, c.sequence)))
-ORDER BY c.sink
+    SELECT FROM poller.event AS e
+    WHERE e.practice = :practice AND (e.epoch, e.sequence) > (coalesce(c.epoch, 0), coalesce(c.sequence, 0)) AND {event}))
+ORDER BY s.sink
 """
+_OF_THEIRS = "({0}.resource_type, {0}.id) IN (SELECT t.resource_type, t.id FROM theirs AS t)"
+
+_EMPTY = """
+UPDATE poller.event
+SET resource_type = '', id = '', event_id = gen_random_uuid(), digest = '\\x', changed = '{}', categories = '{}', status = NULL,
+    partition_key = '', last_modified = NULL, evidence = NULL, replaced_by = NULL
+WHERE practice = :practice AND (resource_type, id) IN (SELECT t.resource_type, t.id FROM theirs AS t)
+"""
+"""Places in the log stay, or the books of a sink that begins later would not balance; what stood there does not."""
 
 _IN_AUDIT = """practice = :practice
 OR practice = '*' AND jsonb_path_exists(scope, '$.** ? (@ == $p)', jsonb_build_object('p', CAST(:practice AS text)))"""
+_LESS = """
+UPDATE poller.audit SET scope = jsonb_set(scope, '{practices}', (scope -> 'practices') - CAST(:practice AS text))
+WHERE practice = '*' AND scope -> 'practices' @> to_jsonb(CAST(:practice AS text))
+  AND jsonb_array_length(CASE jsonb_typeof(scope -> 'practices') WHEN 'array' THEN scope -> 'practices' ELSE '[]' END) > 1
+"""
+"""What the audit says of several practices stays with the others."""
 _OF_AUDIT = f"SELECT practice, number, at, login, actor, action, scope, reason FROM poller.audit WHERE {_IN_AUDIT} ORDER BY number"  # noqa: S608 - our own words
 
 
@@ -92,6 +107,8 @@ class Found:
     configurations: list[tuple[int, str, str]]
     """Revision, poller's name and text of those that were accepted, the oldest first."""
     replay_queues: list[str]
+    """That replays of no other practice were told to fill."""
+    replay_files: list[str]
     audit: list[dict[str, Any]] = field(repr=False)
     """Its entries and those that name it, the oldest first."""
     rows: dict[str, int] = field(default_factory=dict)
@@ -123,7 +140,16 @@ class ForgetStore:
             yield Forgetting(connection, practice)
 
     def vacuum(self) -> None:
-        """Write all tables anew, and the statistics, which hold values too. Locks each table meanwhile."""
+        """Write all tables anew, and the statistics, which hold values too. Locks each table meanwhile. Raises StoreError."""
+        try:
+            self._vacuum()
+        except DBAPIError as error:
+            raise StoreError(
+                f"the tables could not be written anew ({sqlstate(error)}); `VACUUM (FULL, ANALYZE)` does it",
+                Code.STORE_ENDED,
+            ) from None
+
+    def _vacuum(self) -> None:
         with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.execute(text("RESET ROLE"))  # some catalogues are the login's to write anew, if anyone's
             connection.execute(text("VACUUM (FULL, ANALYZE)"))
@@ -150,39 +176,72 @@ class Forgetting:
                 " `poller reload`, and wait a minute",
                 Code.IN_USE,
             )
-        accepted = self._connection.execute(
-            text("SELECT revision, name, written FROM poller.configuration ORDER BY revision")
+        queues = """
+SELECT DISTINCT r.queue FROM poller.replay AS r
+WHERE r.practice = :practice AND r.queue IS NOT NULL AND r.sink IS NULL
+  AND NOT EXISTS (SELECT FROM poller.replay AS o WHERE o.queue = r.queue AND o.practice <> r.practice)
+ORDER BY r.queue"""
+        replayed = (
+            "SELECT DISTINCT file FROM poller.replay WHERE practice = :practice AND file IS NOT NULL ORDER BY file"
         )
-        queues = "SELECT DISTINCT queue FROM poller.replay WHERE practice = :practice AND queue IS NOT NULL AND sink IS NULL ORDER BY queue"
         return Found(
-            [(row.revision, row.name, row.written) for row in accepted],
+            self.accepted(),
             list(self._connection.execute(text(queues), binds).scalars()),
+            list(self._connection.execute(text(replayed), binds).scalars()),
             [dict(row) for row in self._connection.execute(text(_OF_AUDIT), binds).mappings()],
         )
+
+    def accepted(self) -> list[tuple[int, str, str]]:
+        """Revision, poller's name and text of each configuration that was accepted, the oldest first."""
+        rows = self._connection.execute(
+            text("SELECT revision, name, written FROM poller.configuration ORDER BY revision")
+        )
+        return [(row.revision, row.name, row.written) for row in rows]
+
+    def require_delivered(self, configured: Collection[str]) -> None:
+        """Raises StoreError while a configured sink has not had all of the practice: its relay would send it after this."""
+        binds = {"practice": self._practice, "configured": list(configured)}
+        found = (
+            self._connection.execute(text(_WAITING.format(parked="p.released", event="true")), binds).scalars().all()
+        )
+        if found:
+            raise StoreError(
+                f"events of practice {self._practice} wait for: {', '.join(found)}. Let them go out, or take the sink out of the"
+                " configuration; see `poller sinks list`",
+                Code.IN_USE,
+            )
 
     def forget(self, who: Forgotten, found: Found, revisions: Collection[int], sinks: Collection[str]) -> None:
         """Delete all of the practice, accepted configurations, and sinks that were of it alone."""
         binds: dict[str, Any] = {"practice": self._practice, "revisions": list(revisions), "sinks": list(sinks)}
         self._connection.execute(text("SELECT set_config('poller.audit_forgets', :practice, true)"), binds)
+        self._remember(binds)
+        self._connection.execute(text(_LESS), binds)
         for table in self._connection.execute(_TABLES).scalars().all():
             found.rows[table] = self._delete(table, _IN_AUDIT if table == "audit" else "practice = :practice", binds)
         self._connection.execute(text("SELECT set_config('poller.audit_forgets', '', true)"))
         found.rows["configuration"] = self._delete("configuration", "revision = ANY (:revisions)", binds)
-        found.rows["sink"] = self._delete("sink", "sink = ANY (:sinks)", binds)
+        free = (
+            "NOT EXISTS (SELECT FROM poller.cursor AS c WHERE c.sink = s.sink)"
+            " AND NOT EXISTS (SELECT FROM poller.parked AS p WHERE p.sink = s.sink)"
+        )
+        found.rows["sink"] = self._delete("sink AS s", f"s.sink = ANY (:sinks) AND {free}", binds)
         named = "practices @> ARRAY[CAST(:practice AS text)]"
         found.rows["token"] = self._delete("token", f"{named} AND cardinality(practices) = 1", binds)
         fewer = f"UPDATE poller.token SET practices = array_remove(practices, CAST(:practice AS text)) WHERE {named}"  # noqa: S608 - our own words
         found.rows["token"] += self._connection.execute(text(fewer), binds).rowcount
         self._note(WHOLE, who, {"rows": sum(found.rows.values())})
 
-    def forget_patient(self, who: Forgotten) -> dict[str, int]:
+    def forget_patient(self, who: Forgotten, configured: Collection[str]) -> dict[str, int]:
         """Delete all of a patient, and keep a salted digest of the id, so that nobody takes them up again. Returns rows by table.
 
-        Raises NotFound for a patient of whom there is nothing, StoreError while a sink has not had all of their events.
+        Raises NotFound for a patient of whom there is nothing, StoreError while one of these sinks has not had all of their events.
         """
-        binds = {"practice": self._practice, "patient": who.patient, "key": f"Patient/{who.patient}"}
+        binds: dict[str, Any] = {"practice": self._practice, "patient": who.patient, "key": f"Patient/{who.patient}"}
+        binds["configured"] = list(configured)
         self._connection.execute(text(_THEIRS), binds)
-        if waiting := self._connection.execute(text(_WAITING), binds).scalars().all():
+        theirs = _WAITING.format(parked=_OF_THEIRS.format("p"), event=_OF_THEIRS.format("e"))
+        if waiting := self._connection.execute(text(theirs), binds).scalars().all():
             raise StoreError(
                 f"events of the patient wait, or are parked, for: {', '.join(waiting)}. Let them go out, or release or discard what is"
                 " parked; see `poller sinks list`",
@@ -192,6 +251,12 @@ class Forgetting:
             table: self._delete(table, f"practice = :practice AND ({which})", binds)
             for table, which in OF_PATIENT.items()
         }
+        rows["event"] = self._connection.execute(text(_EMPTY), binds).rowcount
+        for table in ("snapshot", "event"):  # of patients who were merged into this one
+            merged = (
+                f"UPDATE poller.{table} SET replaced_by = 'unknown' WHERE practice = :practice AND replaced_by = :key"  # noqa: S608
+            )
+            self._connection.execute(text(merged), binds)
         if not any(rows.values()):
             raise NotFound(f"there is nothing of that patient in practice {self._practice}")
         learned = "UPDATE poller.planning SET state = state #- ARRAY['patients', CAST(:patient AS text)] WHERE practice = :practice"
@@ -204,6 +269,18 @@ class Forgetting:
         self._note(self._practice, who, {"patient": who.patient, "rows": sum(rows.values())})
         return rows
 
+    def _remember(self, binds: dict[str, Any]) -> None:
+        """Of the practice, that it was, and up to where its epochs, versions and leases went."""
+        salt = secrets.token_bytes(16)
+        keep = """
+INSERT INTO poller.former (salt, digest, epoch, version_floor, lease)
+SELECT :salt, :digest, coalesce((SELECT l.epoch FROM poller.practice_log AS l WHERE l.practice = :practice), 0),
+       1 + greatest((SELECT max(h.version) FROM poller.history AS h WHERE h.practice = :practice),
+                    (SELECT max(s.version) FROM poller.snapshot AS s WHERE s.practice = :practice),
+                    (SELECT l.version_floor FROM poller.practice_log AS l WHERE l.practice = :practice), 0),
+       coalesce((SELECT e.epoch FROM poller.lease AS e WHERE e.practice = :practice), 0)"""
+        self._connection.execute(text(keep), binds | {"salt": salt, "digest": digest_of(salt, self._practice)})
+
     def _delete(self, table: str, which: str, binds: dict[str, Any]) -> int:
         return self._connection.execute(text(f"DELETE FROM poller.{table} WHERE {which}"), binds).rowcount  # noqa: S608 - our own names
 
@@ -211,9 +288,9 @@ class Forgetting:
         append(self._connection, Entry(practice, who.actor, Action.FORGET, scope, who.reason))
 
 
-def digest_of(salt: bytes, patient: str) -> bytes:
-    """By which a patient who was forgotten is known again; as ``store/sql/new_patient_sources.sql`` makes it."""
-    return hashlib.sha256(salt + patient.encode()).digest()
+def digest_of(salt: bytes, name: str) -> bytes:
+    """By which a patient or a practice is known again; as ``new_patient_sources.sql`` and ``register_practice.sql`` make it."""
+    return hashlib.sha256(salt + name.encode()).digest()
 
 
 def forgotten_among(connection: Connection, practice: str, patients: Collection[str]) -> set[str]:

@@ -133,10 +133,7 @@ class StateStore:
         """Make the practice's log, once."""
         with self._engine.begin() as connection:
             hold_lease(connection, lease)
-            connection.execute(
-                text("INSERT INTO poller.practice_log (practice) VALUES (:practice) ON CONFLICT DO NOTHING"),
-                {"practice": lease.practice},
-            )
+            connection.execute(sql("register_practice"), {"practice": lease.practice})
 
     def register_feed(self, lease: Lease, resource_type: str, now: dt.datetime) -> FeedState:
         """Make the feed known, once, and return what was decided for it before."""

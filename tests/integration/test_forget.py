@@ -19,12 +19,14 @@ from typer.testing import CliRunner, Result
 from poller.cli import app
 from poller.core.forget import Forgotten
 from poller.core.model import Kind, Target
+from poller.core.sink import Sink, settle, sort_out
 from poller.errors import BrokerError, ConfigError, LeaseLost, NotFound, PollerError, StoreError
-from poller.forgetting import forget_patient, forget_practice
+from poller.forgetting import Live, forget_patient, forget_practice
 from poller.store.configurations import ConfigurationStore
-from poller.store.engine import OWNER, open_engine
+from poller.store.engine import OWNER, RELAY, open_engine
 from poller.store.forget import ForgetStore
 from poller.store.planning import PlanningStore
+from poller.store.sinks import SinkLog
 from tests.integration.conftest import Practice
 from tests.integration.test_audit import CONFIG
 from tests.integration.test_statements import FILL
@@ -61,6 +63,9 @@ INSERT INTO poller.configuration (name, digest, written, actor, reason)
 VALUES ('n', 'z', 'sinks: {both: {queues: [q.both]}}
 practices: {zqx-2: {base_url: "https://zqx-2"}}', 'me', '')
 """
+HERE = Live(frozenset({"both"}), frozenset({"q.both"}))
+SLOW = Live(frozenset({"slow"}), frozenset())
+NOTHING = Live(frozenset(), frozenset())
 OURS = re.compile(rb"zqx-1(?![0-9])")
 
 
@@ -143,7 +148,7 @@ def bytes_on_disk(admin: psycopg.Connection) -> int:
     return found
 
 
-WITHOUT_PRACTICE = {"installation", "rules", "engine", "sink", "configuration", "token"}
+WITHOUT_PRACTICE = {"former", "installation", "rules", "engine", "sink", "configuration", "token"}
 
 
 def test_no_byte_of_a_practice_is_left_and_others_are_untouched(
@@ -157,7 +162,7 @@ def test_no_byte_of_a_practice_is_left_and_others_are_untouched(
     assert set(before) >= {"sink", "configuration", "token"}
     assert bytes_on_disk(filled) > 20
     broker = NoBroker()
-    said = forget_practice(store, broker, WHO, ["q.both"], tmp_path / "out", vacuum=False)
+    said = forget_practice(store, broker, WHO, HERE, tmp_path / "out", vacuum=False)
     assert of(filled, "zqx-1") == {}
     after = of(filled, "zqx-2")
     assert other.pop("token") != after.pop("token"), "a token of both is of one now"
@@ -182,7 +187,7 @@ def test_the_certificate_says_what_went_and_the_audit_is_kept_beside_it(
         table: filled.execute(f"SELECT count(*) FROM poller.{table} WHERE practice = 'zqx-1'").fetchone()  # noqa: S608 - as above
         for table in ("event", "history")
     }
-    said = forget_practice(store, NoBroker(), WHO, ["q.both"], tmp_path / "out", vacuum=False)
+    said = forget_practice(store, NoBroker(), WHO, HERE, tmp_path / "out", vacuum=False)
     assert said == json.loads((tmp_path / "out" / "certificate.json").read_text())
     assert {name: (said["rows"][name],) for name in counts} == counts
     kept = (tmp_path / "out" / "audit.ndjson").read_bytes()
@@ -201,15 +206,17 @@ def test_nothing_goes_while_a_poller_looks_after_it_or_is_to(
     before = of(filled, "zqx-1")
     filled.execute("UPDATE poller.heartbeat SET at = now() WHERE practice = 'zqx-1'")
     with pytest.raises(StoreError, match="a poller looks after practice zqx-1"):
-        forget_practice(store, NoBroker(), WHO, [], tmp_path / "a", vacuum=False)
+        forget_practice(store, NoBroker(), WHO, NOTHING, tmp_path / "a", vacuum=False)
     filled.execute("UPDATE poller.heartbeat SET at = '2026-01-01' WHERE practice = 'zqx-1'")
     filled.execute("DELETE FROM poller.configuration WHERE revision = (SELECT max(revision) FROM poller.configuration)")
     filled.execute("UPDATE poller.configuration SET name = 'other' WHERE written LIKE '%base_url: \"https://zqx-2%'")
     with pytest.raises(ConfigError, match="in the configuration in force of n: take it out"):
-        forget_practice(store, NoBroker(), WHO, [], tmp_path / "b", vacuum=False)
+        forget_practice(store, NoBroker(), WHO, NOTHING, tmp_path / "b", vacuum=False)
     assert of(filled, "zqx-1").keys() == before.keys()
     with pytest.raises(NotFound, match="nothing of practice zqx-9"):
-        forget_practice(store, NoBroker(), Forgotten("zqx-9", None, "me", "", WHO.at), [], tmp_path / "c", vacuum=False)
+        forget_practice(
+            store, NoBroker(), Forgotten("zqx-9", None, "me", "", WHO.at), NOTHING, tmp_path / "c", vacuum=False
+        )
 
 
 def test_a_directory_that_is_there_is_kept_and_a_broker_that_is_away_is_said(
@@ -217,10 +224,10 @@ def test_a_directory_that_is_there_is_kept_and_a_broker_that_is_away_is_said(
 ) -> None:
     before = of(filled, "zqx-1")
     with pytest.raises(PollerError, match="is there already"):
-        forget_practice(store, NoBroker(), WHO, [], tmp_path, vacuum=False)
+        forget_practice(store, NoBroker(), WHO, NOTHING, tmp_path, vacuum=False)
     assert of(filled, "zqx-1") == before
-    with pytest.raises(BrokerError, match="the store has forgotten the practice, its queues are there still"):
-        forget_practice(store, NoBroker(away=True), WHO, ["q.both"], tmp_path / "out", vacuum=False)
+    with pytest.raises(BrokerError, match="the store has forgotten the practice, and something is left to do: away"):
+        forget_practice(store, NoBroker(away=True), WHO, HERE, tmp_path / "out", vacuum=False)
     said = json.loads((tmp_path / "out" / "certificate.json").read_text())
     assert sorted(one.split(":")[0] for one in said["outOfReach"] if one.startswith("queue")) == [
         "queue q.both", "queue q.zqx-1", "queue replay.zqx-1",
@@ -232,7 +239,7 @@ def test_whoever_reads_the_practice_still_can_write_nothing_more(
     practice: Practice, store: ForgetStore, tmp_path: Path
 ) -> None:
     practice.whole(practice.observation("o1"))
-    forget_practice(store, None, Forgotten("p1", None, "me", "", WHO.at), [], tmp_path / "out", vacuum=False)
+    forget_practice(store, None, Forgotten("p1", None, "me", "", WHO.at), NOTHING, tmp_path / "out", vacuum=False)
     with pytest.raises(LeaseLost):
         practice.whole(practice.observation("o2"))
     assert practice.rows("SELECT FROM poller.snapshot") == []
@@ -263,14 +270,14 @@ def test_a_patient_goes_from_everywhere_but_the_audit_and_others_stay(
     assert {"snapshot", "history", "event", "member", "patient", "patient_source", "target", "planning"} <= of(
         admin, "zqx-1"
     ).keys()
-    said = forget_patient(store, PATIENT, ["q"], tmp_path / "out", vacuum=False)
+    said = forget_patient(store, PATIENT, NOTHING, tmp_path / "out", vacuum=False)
     assert of(admin, "zqx-1").keys() == {"audit"}
     assert said["rows"]["history"] == 3
     assert [(row.id, row.version) for row in treated.rows("SELECT id, version FROM poller.snapshot ORDER BY id")] == [
         ("a", 1),
         ("o1", 1),
     ]
-    assert [entry[1:] for entry in treated.actions()] == [("a", 1), ("o1", 1)]
+    assert [entry[1:] for entry in treated.actions()] == [("a", 1), ("", 1), ("o1", 1), ("", 1), ("", 2)], "places stay"
     last = admin.execute("SELECT practice, action, scope ->> 'patient' FROM poller.audit").fetchall()
     assert last == [("p1", "forget", "zqx-1")]
 
@@ -279,7 +286,7 @@ def test_a_patient_who_was_forgotten_is_not_taken_up_again(
     treated: Practice, store: ForgetStore, admin: psycopg.Connection, tmp_path: Path
 ) -> None:
     """Whatever still names or shows them; and what was in memory of them is not written either."""
-    forget_patient(store, PATIENT, [], tmp_path / "out", vacuum=False)
+    forget_patient(store, PATIENT, NOTHING, tmp_path / "out", vacuum=False)
     with pytest.raises(LeaseLost):
         treated.read(treated.observation("o1", "15"))
     treated.keeper.close()
@@ -303,24 +310,138 @@ def test_a_patient_stays_while_a_sink_has_not_had_all(
     store: ForgetStore, admin: psycopg.Connection, tmp_path: Path
 ) -> None:
     """Else a consumer would never hear of what was recorded, and nobody of that."""
+    admin.execute("INSERT INTO poller.sink VALUES ('slow', 'beginning', now())")
     before = of(admin, "zqx-1")
     admin.execute(
         "INSERT INTO poller.cursor (sink, practice, epoch, sequence, moved_at) VALUES ('slow', 'p1', 1, 3, now())"
     )
     with pytest.raises(StoreError, match="events of the patient wait, or are parked, for: slow"):
-        forget_patient(store, PATIENT, [], tmp_path / "a", vacuum=False)
+        forget_patient(store, PATIENT, SLOW, tmp_path / "a", vacuum=False)
     admin.execute("UPDATE poller.cursor SET sequence = 5")
     admin.execute(
         "INSERT INTO poller.parked SELECT practice, 'slow', 1, sequence, 0, resource_type, id, 'x', false, now() FROM poller.event"
         " WHERE id = 'zqx-1.1' LIMIT 1"
     )
     with pytest.raises(StoreError, match="slow"):
-        forget_patient(store, PATIENT, [], tmp_path / "b", vacuum=False)
+        forget_patient(store, PATIENT, SLOW, tmp_path / "b", vacuum=False)
     assert of(admin, "zqx-1").keys() == before.keys() | {"parked"}
     admin.execute("DELETE FROM poller.parked")
-    forget_patient(store, PATIENT, [], tmp_path / "c", vacuum=False)
+    forget_patient(store, PATIENT, SLOW, tmp_path / "c", vacuum=False)
     with pytest.raises(NotFound, match="nothing of that patient"):
-        forget_patient(store, PATIENT, [], tmp_path / "d", vacuum=False)
+        forget_patient(store, PATIENT, SLOW, tmp_path / "d", vacuum=False)
+
+
+def test_a_practice_stays_while_a_configured_sink_has_not_had_all(
+    practice: Practice, store: ForgetStore, admin: psycopg.Connection, tmp_path: Path
+) -> None:
+    """Its relay would send the rest afterwards; also one that has begun and never moved in this practice."""
+    practice.whole(practice.observation("o1"))
+    admin.execute("INSERT INTO poller.sink VALUES ('slow', 'beginning', now())")
+    gone, slow = Forgotten("p1", None, "me", "", WHO.at), Live(frozenset({"slow"}), frozenset())
+    with pytest.raises(StoreError, match="events of practice p1 wait for: slow"):
+        forget_practice(store, None, gone, slow, tmp_path / "a", vacuum=False)
+    admin.execute(
+        "INSERT INTO poller.cursor (sink, practice, epoch, sequence, moved_at) VALUES ('slow', 'p1', 1, 1, now())"
+    )
+    forget_practice(store, None, gone, slow, tmp_path / "b", vacuum=False)
+    assert admin.execute("SELECT sink FROM poller.sink").fetchall() == [("slow",)]
+
+
+def test_a_practice_that_returns_goes_on_behind_what_it_was(
+    practice: Practice, store: ForgetStore, tmp_path: Path
+) -> None:
+    """Else consumers take new content for what they have had, and who slept while it was forgotten writes again."""
+    for value in ("1", "2", "3"):
+        practice.whole(practice.observation("o1", value))
+    before = practice.log.after("p1", 0, 0, 9, bodies=False)
+    forget_practice(store, None, Forgotten("p1", None, "me", "", WHO.at), NOTHING, tmp_path / "out", vacuum=False)
+    practice.keeper.close()
+    again = Practice(practice.engine)
+    again.whole(again.observation("o1", "1"))
+    (event,) = again.log.after("p1", 0, 0, 9, bodies=False)
+    assert (event.epoch, event.sequence, event.version) == (2, 1, 4)
+    assert event.event_id not in {one.event_id for one in before}
+    assert again.lease.epoch == practice.lease.epoch + 1
+    with pytest.raises(LeaseLost):
+        practice.whole(practice.observation("o2"))
+    again.keeper.close()
+
+
+def test_what_others_use_as_well_stays_theirs(filled: psycopg.Connection, store: ForgetStore, tmp_path: Path) -> None:
+    """A sink and a queue that were the practice's alone once, a queue that two were replayed into, an audit entry of both."""
+    filled.execute(
+        "INSERT INTO poller.configuration (name, digest, written, actor, reason) VALUES ('elsewhere', 'y',"
+        " 'sinks: {\"only zqx-1\": {queues: [q.zqx-1]}}\npractices: {zqx-2: {}}', 'me', '')"
+    )
+    filled.execute(
+        "INSERT INTO poller.cursor (sink, practice, epoch, sequence, moved_at) VALUES ('only zqx-1', 'zqx-1', 1, 2000, now())"
+    )
+    filled.execute("UPDATE poller.replay SET queue = 'backfill'")
+    filled.execute(
+        "INSERT INTO poller.audit (practice, actor, action, scope, reason)"
+        " VALUES ('*', 'me', 'tokens new', '{\"token\": \"both\", \"practices\": [\"zqx-1\", \"zqx-2\"]}', '')"
+    )
+    broker = NoBroker()
+    forget_practice(store, broker, WHO, HERE, tmp_path / "out", vacuum=False)
+    assert [asked for asked in broker.asked if asked[0] == "delete"] == []
+    assert ("sweep", "q.zqx-1", "zqx-1") in broker.asked
+    assert filled.execute("SELECT count(*) FROM poller.sink WHERE sink = 'only zqx-1'").fetchone() == (1,)
+    kept = filled.execute("SELECT scope -> 'practices' FROM poller.audit WHERE scope ->> 'token' = 'both'").fetchall()
+    assert kept == [(["zqx-2"],)]
+
+
+def test_a_certificate_is_there_whatever_fails_once_all_is_gone(
+    practice: Practice, store: ForgetStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    practice.whole(practice.observation("o1"))
+
+    def no_room() -> None:
+        raise StoreError("no room")
+
+    monkeypatch.setattr(store, "vacuum", no_room)
+    with pytest.raises(StoreError, match="the store has forgotten the practice, and something is left to do: no room"):
+        forget_practice(store, None, Forgotten("p1", None, "me", "", WHO.at), NOTHING, tmp_path / "out", vacuum=True)
+    said = json.loads((tmp_path / "out" / "certificate.json").read_text())
+    assert said["rows"]["snapshot"] == 1
+    assert any("--vacuum" in one for one in said["outOfReach"])
+
+
+def test_a_poller_that_is_no_more_does_not_keep_a_practice_for_ever(
+    filled: psycopg.Connection, store: ForgetStore, tmp_path: Path
+) -> None:
+    filled.execute(
+        "INSERT INTO poller.configuration (name, digest, written, actor, reason)"
+        " VALUES ('old-host', 'w', 'practices: {zqx-1: {}}', 'me', '')"
+    )
+    with pytest.raises(ConfigError, match=r"in force of old-host: take it out .* --although NAME"):
+        forget_practice(store, None, WHO, HERE, tmp_path / "a", vacuum=False)
+    forget_practice(store, None, WHO, HERE, tmp_path / "b", vacuum=False, although=["old-host"])
+    assert of(filled, "zqx-1") == {}
+
+
+@pytest.mark.usefixtures("treated")
+def test_the_books_of_a_sink_that_begins_later_balance(store: ForgetStore, database_url: str, tmp_path: Path) -> None:
+    """The places of a patient's events stay, and are passed like what a sink does not want."""
+    forget_patient(store, PATIENT, NOTHING, tmp_path / "out", vacuum=False)
+    relay = open_engine(database_url, RELAY)
+    log, sink = SinkLog(relay), Sink("later", "x", ("q",))
+    log.begin(sink)
+    (position,) = log.positions("later")
+    events = log.after("p1", position.epoch, position.sequence, 100, bodies=False)
+    step = settle(events, sort_out(events, sink, ()), len(events))
+    assert step is not None
+    log.advance("later", position, step)
+    (books,) = log.books()
+    relay.dispose()
+    assert (books.recorded, books.delivered, books.filtered, books.waiting, books.missing) == (5, 2, 3, 0, 0)
+
+
+def test_a_null_in_a_scope_lets_nobody_delete_from_the_audit(admin: psycopg.Connection) -> None:
+    admin.execute(
+        "INSERT INTO poller.audit (practice, actor, action, scope, reason) VALUES ('*', 'me', 'why', '{\"x\": {\"y\": null}}', '')"
+    )
+    with pytest.raises(psycopg.errors.RestrictViolation):
+        admin.execute("DELETE FROM poller.audit")
 
 
 @pytest.fixture

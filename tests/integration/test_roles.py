@@ -22,7 +22,7 @@ TABLES = (
     *CONTENT, *EVIDENCE, *JOBS, *READING, *STEERING,
     *("target", "absence", "feed", "sink", "cursor", "parked", "parking", "lease", "budget", "practice_log"),
     *("installation", "rules"),
-    *("expired", "forgotten", "trouble"),
+    *("expired", "former", "forgotten", "trouble"),
 )  # fmt: skip
 COUNTING = {
     "target": "practice, resource_type, kind, category, live, registered_at, retired_at, cursor_at, baseline_at, last_began,"
@@ -40,10 +40,23 @@ COUNTING = {
 WRITES: dict[str, dict[str, set[str]]] = {
     ENGINE: {
         "INSERT": set(TABLES)
-        - {"expired", "forgotten", "trouble", "sink", "cursor", "parked", "parking", "audit", "replay", "hold"},
+        - {
+            "expired",
+            "former",
+            "forgotten",
+            "trouble",
+            "sink",
+            "cursor",
+            "parked",
+            "parking",
+            "audit",
+            "replay",
+            "hold",
+        },
         "UPDATE": set(TABLES)
         - {
             "expired",
+            "former",
             "forgotten",
             "trouble",
             "sink",
@@ -87,7 +100,7 @@ READS = {
         "hold",
         "trouble",
     },
-    READER: set(TABLES) - {"token", "forgotten"},
+    READER: set(TABLES) - {"token", "former", "forgotten"},
     STATUS: {
         "practice_log",
         "expired",

@@ -256,6 +256,7 @@ SEALED = PRACTICE | {"after_type": "Observation", "after_id": "o15000", "sealed"
 AUDITED = dict.fromkeys(("since", "until", "action", "actor")) | {"limit": 100}
 CASES: dict[str, tuple[dict[str, Any], int]] = {
     # statement, or "statement: case" → binds, and how many pages it may touch
+    "register_practice": (PRACTICE, 20),
     "note_trouble": (SINK | {"reason": "unroutable"}, 20),
     "clear_trouble": (SINK, 20),
     "add_rules": ({"form": 1, "noise": ["meta.tag"]}, 200),
