@@ -121,6 +121,24 @@ def test_what_a_window_shows_by_itself_was_not_missed(rig: Rig) -> None:
     run(scenario)
 
 
+def test_what_is_deleted_after_the_pass_was_not_missed_by_it(practice: Practice, rig: Rig) -> None:
+    async def scenario() -> None:
+        await rig.begin()
+        await rig.go_on(1)
+        await rig.go_on(40)
+        await reconciled(rig)
+        before = found_by_reconcile("Goal", "deleted")
+        rig.server.shows["Goal"] = []
+        for _ in range(20):
+            await rig.go_on(600)
+            if ("deleted", "g1", 2) in practice.actions():
+                break
+        assert ("deleted", "g1", 2) in practice.actions()
+        assert found_by_reconcile("Goal", "deleted") == before
+
+    run(scenario)
+
+
 def test_one_feed_alone_is_read_and_what_fails_is_told(rig: Rig) -> None:
     async def scenario() -> None:
         await rig.begin()
