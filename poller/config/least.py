@@ -19,7 +19,9 @@ _NEEDED: Final = {
     "beneficiary": "says whose a resource is",
     "category": "is what feeds and sinks choose by",
 }
-_LABELS: Final = (("meta",), ("meta", "security"))
+_LABELS: Final = ("meta", "security")
+_VISIT: Final = frozenset({"period", "class"})
+"""Of an Encounter."""
 
 
 def check_drop(resource_type: str, paths: tuple[str, ...], *, attachments: bool) -> tuple[str, ...]:
@@ -30,10 +32,12 @@ def check_drop(resource_type: str, paths: tuple[str, ...], *, attachments: bool)
             raise ValueError(f"{path}: {names[0]} decides what an event is and can't be dropped; name another element")
         if (why := _NEEDED.get(names[0])) is not None:
             raise ValueError(f"{path}: {names[0]} {why} and can't be dropped; leave it out, or name another element")
-        if names in _LABELS:
+        if names[:2] == _LABELS or names == _LABELS[:1]:
             raise ValueError(
                 f"{path}: sinks choose by security labels; name what else of meta is to go, as in meta.tag"
             )
+        if resource_type == "Encounter" and names[0] in _VISIT:
+            raise ValueError(f"{path}: patients are looked after by their visits, which {names[0]} tells; leave it out")
         if attachments and names[0] == ELEMENTS.get(resource_type):
             raise ValueError(f"{path}: attachments are found by it; leave it out, or take attachments out")
     return check_noise({resource_type: paths})[resource_type]
