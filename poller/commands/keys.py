@@ -88,16 +88,24 @@ def rotate(practice: Practice, reason: Reason = "", config: ConfigOption = DEFAU
 
 @app.command()
 def rewrap(reason: Reason = "", config: ConfigOption = DEFAULT_CONFIG) -> None:
-    """Wrap every practice's keys by the first of encryption.keys; after that the others may go.
+    """Wrap the keys of this configuration's practices by the first of encryption.keys; it says whether the others may go then.
 
-    Exits 2 without a master key, 4 if one is missing that has wrapped a key. Example: poller keys rewrap
+    Exits 2 without a master key, 3 if keys are still made under another, 4 if one is missing that has wrapped a key.
+    Example: poller keys rewrap
     """
     with Installation(load(config)) as installation:
         installation.masters.require()
         note(installation, Action.KEYS_REWRAP, WHOLE, reason, master=installation.masters.current)
-        count = installation.keys.rewrap()
+        practices = list(installation.config.practices)
+        count = installation.keys.rewrap(practices)
         current = installation.masters.current
-    typer.echo(f"{count} keys wrapped anew; {current} wraps them all")
+        others = installation.keys.others(practices)
+    if not others:
+        typer.echo(f"{count} keys wrapped anew; {current} wraps them all")
+        return
+    typer.echo(f"{count} keys wrapped anew; {current} wraps all of the practices of this configuration, and not these:")
+    for practice, masters in others.items():
+        typer.echo(f"practice {practice}: wrapped by {', '.join(masters)}; keep that")
 
 
 @app.command()

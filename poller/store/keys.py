@@ -5,14 +5,17 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from poller.errors import KeyMissing, StoreError
+from poller.errors import KeyMissing, StoreError, Unanswered
 from poller.store.engine import reading, sql
 from poller.store.vault import LAST, Masters, new_key
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
+
+_ROUNDS: Final = 10
+"""Listings, at most, until no key is found that was made meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,7 @@ class KeyStore:
         refused = []
         for row in self._rows(practices):
             try:
-                masters.unwrap(row.practice, row.key_id, bytes(row.wrapped), row.master)
+                masters.prove(row.practice, row.key_id, bytes(row.wrapped), row.master)
             except KeyMissing as missing:
                 refused.append(str(missing))
         return refused
@@ -74,20 +77,60 @@ class KeyStore:
             new_key(connection, self._masters, practice, number)
         return number
 
-    def rewrap(self) -> int:
-        """Wrap every key by the current master key; how many were wrapped by another. Raises ConfigError as above, and KeyMissing.
+    def rewrap(self, practices: Sequence[str]) -> int:
+        """Wrap every key of these practices by the current master key; how many were wrapped by another.
 
-        The keys stay the same, and so does all that they have sealed.
+        The keys stay the same, and so does all that they have sealed. What wraps a key is told by opening it, not by the name that the
+        table has for it. Raises ConfigError as above, KeyMissing for keys that none opens, when all others are done, and Unanswered if
+        others make keys all the while.
         """
         self._masters.require()
         count = 0
+        for _ in range(_ROUNDS):
+            done, missing = self._wrap_anew(rows := self._by_others(practices))
+            count += done
+            if missing:
+                raise KeyMissing("\n".join(missing))
+            if not rows:
+                return count
+        left = ", ".join(f"{row.practice} {row.key_id}" for row in self._by_others(practices))
+        raise Unanswered(
+            f"{count} keys wrapped anew, and others are still made under another master key ({left}); ask again"
+        )
+
+    def others(self, practices: Sequence[str]) -> dict[str, list[str]]:
+        """The practices besides these that have keys which the current master key does not open, with the names of those that wrap them."""
+        found: dict[str, list[str]] = {}
         for row in self._rows(None):
-            if row.master == self._masters.current:
+            if row.practice in practices or self._masters.wraps(row.practice, row.key_id, bytes(row.wrapped)):
                 continue
+            if row.master not in found.setdefault(row.practice, []):
+                found[row.practice].append(row.master)
+        return found
+
+    def _by_others(self, practices: Sequence[str]) -> list[Any]:
+        """The keys that the current master key does not open, by whatever name."""
+        rows = self._rows(practices)
+        foreign = [row for row in rows if not self._masters.wraps(row.practice, row.key_id, bytes(row.wrapped))]
+        current = self._masters.current
+        if used := next((row for row in foreign if row.master == current), None):
+            raise KeyMissing(
+                f"practice {used.practice}: its key {used.key_id} was wrapped by another master key of the name {current};"
+                " give the new one a name that was never used, and put the former one behind it"
+            )
+        return foreign
+
+    def _wrap_anew(self, rows: Sequence[Any]) -> tuple[int, list[str]]:
+        count, missing = 0, []
+        for row in rows:
             former = bytes(row.wrapped)
-            key = self._masters.unwrap(row.practice, row.key_id, former, row.master)
+            try:
+                key = self._masters.unwrap(row.practice, row.key_id, former, row.master)
+            except KeyMissing as error:
+                missing.append(str(error))
+                continue
             binds = {"practice": row.practice, "key_id": row.key_id, "former": former}
             with self._engine.begin() as connection:
                 wrapped = self._masters.wrap(row.practice, row.key_id, key)
                 count += connection.execute(sql("rewrap_key"), binds | wrapped).rowcount
-        return count
+        return count, missing

@@ -95,6 +95,19 @@ class Masters:
                 continue
         raise KeyMissing(self._lacks(practice, number, master))
 
+    def wraps(self, practice: str, number: int, wrapped: bytes) -> bool:
+        """Whether the current one has wrapped this data key, whatever the table calls its master key."""
+        try:
+            self._masters[0].cipher.decrypt(wrapped[:_NONCE], wrapped[_NONCE:], _whose(practice, number))
+        except InvalidTag:
+            return False
+        return True
+
+    def prove(self, practice: str, number: int, wrapped: bytes, master: str) -> None:
+        """Raises KeyMissing if none opens this data key, or if the one of its master's name does not: that name now means two keys."""
+        named = [one for one in self._masters if one.name == master]
+        (Masters(named) if named else self).unwrap(practice, number, wrapped, master)
+
     def _lacks(self, practice: str, number: int, master: str) -> str:
         where = f"practice {practice}: its key {number} was wrapped by the master key {master}"
         if not self._masters:

@@ -226,13 +226,68 @@ def test_the_master_key_rotates_without_a_body_being_touched(
         values(sealed.engine, only_new)
     masters.follow(Masters([new, old]))  # as an engine does that was told of it: the same vault goes on
     sealed.read(sealed.observation(value="3"))
-    assert KeyStore(keys_engine, masters).rewrap() == 2
-    assert KeyStore(keys_engine, masters).rewrap() == 0
+    assert KeyStore(keys_engine, masters).rewrap(["p1"]) == 2
+    assert KeyStore(keys_engine, masters).rewrap(["p1"]) == 0
     assert {key.master for key in keys.listed()} == {"k2"}
     assert values(sealed.engine, only_new) == [(None, "1"), ("1", "2"), ("2", "3")]
     sealed.read(sealed.observation(value="4"))
     assert values(sealed.engine, only_new)[-1] == ("3", "4")
     assert sealed.rows("SELECT body FROM poller.history ORDER BY version")[:2] == bodies
+
+
+def test_a_name_that_means_another_key_now_is_refused_and_what_it_wrapped_is_not_taken_for_done(
+    sealed: Practice, keys_engine: Engine, keys: KeyStore
+) -> None:
+    sealed.read(sealed.observation(value="1"))
+    old, reused = Master("k1old", AESGCM(b"m" * 32)), Master("k1", AESGCM(b"n" * 32))
+    both = Masters([reused, old])
+    (refused,) = keys.refusals(both, ["p1"])
+    assert refused.endswith("what encryption.keys has by that name is another key; put the former one back")
+    with pytest.raises(KeyMissing, match="by another master key of the name k1; give the new one a name"):
+        KeyStore(keys_engine, both).rewrap(["p1"])
+    renamed = Masters([Master("k2", AESGCM(b"n" * 32)), old])
+    assert keys.refusals(renamed, ["p1"]) == [], "a name may change as long as no other key has it"
+    assert KeyStore(keys_engine, renamed).rewrap(["p1"]) == 1
+    assert values(sealed.engine, Vault(keys_engine, Masters([Master("k2", AESGCM(b"n" * 32))]))) == [(None, "1")]
+
+
+def test_what_is_made_while_keys_are_wrapped_anew_is_wrapped_too_and_other_practices_are_left(
+    sealed: Practice,
+    keys_engine: Engine,
+    keys: KeyStore,
+    masters: Masters,
+    engine: Engine,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sealed.read(sealed.observation(value="1"))
+    keys.rotate("p2")
+    late = [KeyStore(engine, masters)]
+    new, old = Master("k2", AESGCM(b"n" * 32)), Master("k1", AESGCM(b"m" * 32))
+    wrap = Masters.wrap
+
+    def meanwhile(self: Masters, practice: str, number: int, key: bytes) -> dict[str, Any]:
+        if self is not masters and late:
+            late.pop().rotate(practice)
+        return wrap(self, practice, number, key)
+
+    monkeypatch.setattr(Masters, "wrap", meanwhile)
+    following = KeyStore(keys_engine, Masters([new, old]))
+    assert following.rewrap(["p1"]) == 2
+    assert [(key.practice, key.master) for key in keys.listed()] == [("p1", "k2"), ("p1", "k2"), ("p2", "k1")]
+    assert following.others(["p1"]) == {"p2": ["k1"]}
+    assert following.rewrap(["p2"]) == 1
+    assert following.others(["p1"]) == {}
+
+
+def test_keys_that_none_opens_keep_no_other_from_being_wrapped_anew(
+    sealed: Practice, keys_engine: Engine, keys: KeyStore
+) -> None:
+    sealed.read(sealed.observation(value="1"))
+    KeyStore(keys_engine, Masters([Master("lost", AESGCM(b"l" * 32))])).rotate("p0")
+    new, old = Master("k2", AESGCM(b"n" * 32)), Master("k1", AESGCM(b"m" * 32))
+    with pytest.raises(KeyMissing, match="practice p0: its key 1 was wrapped by the master key lost"):
+        KeyStore(keys_engine, Masters([new, old])).rewrap(["p0", "p1"])
+    assert [(key.practice, key.master) for key in keys.listed()] == [("p0", "lost"), ("p1", "k2")]
 
 
 def test_a_wrong_or_missing_master_key_is_said_and_nothing_is_written_with_it(
