@@ -64,6 +64,7 @@ class Reloading:
         self._store = store
         self._check = check
         self._follow = follow
+        self._runs: Callable[[int], None] = lambda _: None
 
     def keep(self, actor: str, reason: str, runs: Callable[[int], None] = lambda _: None) -> int | None:
         """Keep what an engine starts with; returns its revision, of which ``runs`` is told: others see then that it runs by that.
@@ -78,6 +79,7 @@ class Reloading:
                 raise ConfigError(refused)
             revision = self._store.accept(name, self._present.text, actor=actor, reason=reason)
             runs(revision)
+            self._runs = runs
         metrics.CONFIG_REVISION.set(revision)
         _note(self._present.config)
         return revision
@@ -118,6 +120,7 @@ class Reloading:
         await asyncio.to_thread(_note, following.config)
         metrics.CONFIG_REVISION.set(revision)
         metrics.CONFIG_REFUSED.set(0)
+        await asyncio.to_thread(self._runs, revision)  # not before: what this says that we have, others rely on
         lines = found.lines()
         log.info("the configuration is taken up", action="config.reload", revision=revision, changes=len(lines))
         return {"revision": revision, "lines": lines}

@@ -31,6 +31,12 @@ def _progress() -> Iterator[Callable[[int], None]]:
         yield lambda count: line.update(f"{count} bodies encrypted")
 
 
+def _require_everywhere(installation: Installation) -> None:
+    """What these commands write must be readable for whoever runs. Raises ConfigError without a master key, and KeyMissing."""
+    installation.masters.require()
+    installation.configurations.require_master(installation.masters.current)
+
+
 app = typer.Typer(help="Keys of the client, and those that stored bodies are encrypted with.", no_args_is_help=True)
 
 
@@ -76,11 +82,12 @@ def list_(
 def rotate(practice: Practice, reason: Reason = "", config: ConfigOption = DEFAULT_CONFIG) -> None:
     """Give a practice a new key for what it writes from now on; what is stored keeps the key that it has.
 
-    Who runs takes it up by itself. Exits 2 without a master key, 6 for an unknown practice. Example: poller keys rotate FAMLYMED
+    Who runs takes it up by itself. Exits 2 without a master key, 4 if an engine that runs does not have it, 6 for an unknown practice.
+    Example: poller keys rotate FAMLYMED
     """
     with Installation(load(config)) as installation:
         code = installation.practice(practice).code
-        installation.masters.require()
+        _require_everywhere(installation)
         note(installation, Action.KEYS_ROTATE, code, reason)
         number = installation.keys.rotate(code)
     typer.echo(f"practice {code}: key {number} seals what is written from now on")
@@ -90,11 +97,11 @@ def rotate(practice: Practice, reason: Reason = "", config: ConfigOption = DEFAU
 def rewrap(reason: Reason = "", config: ConfigOption = DEFAULT_CONFIG) -> None:
     """Wrap the keys of this configuration's practices by the first of encryption.keys; it says whether the others may go then.
 
-    Exits 2 without a master key, 3 if keys are still made under another, 4 if one is missing that has wrapped a key.
-    Example: poller keys rewrap
+    Exits 2 without a master key, 3 if keys are still made under another, 4 if one is missing that has wrapped a key, or an engine that runs
+    does not have it. Example: poller keys rewrap
     """
     with Installation(load(config)) as installation:
-        installation.masters.require()
+        _require_everywhere(installation)
         note(installation, Action.KEYS_REWRAP, WHOLE, reason, master=installation.masters.current)
         practices = list(installation.config.practices)
         count = installation.keys.rewrap(practices)
@@ -112,12 +119,13 @@ def rewrap(reason: Reason = "", config: ConfigOption = DEFAULT_CONFIG) -> None:
 def encrypt(practice: Practice, reason: Reason = "", config: ConfigOption = DEFAULT_CONFIG) -> None:
     """Encrypt what was stored before encryption was turned on, batch by batch; stopped and begun again, it goes on.
 
-    Needs the login that migrates the database. Exits 2 without a master key, 4 without that right, 6 for an unknown practice.
+    Needs the login that migrates the database. Exits 2 without a master key, 4 without that right or if an engine that runs does not have it,
+    6 for an unknown practice.
     Example: poller keys encrypt FAMLYMED
     """
     with Installation(load(config)) as installation:
         code = installation.practice(practice).code
-        installation.masters.require()
+        _require_everywhere(installation)
         note(installation, Action.KEYS_ENCRYPT, code, reason)
         count = 0
         with _progress() as tell:

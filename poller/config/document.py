@@ -122,6 +122,15 @@ def keys_of(text: str, key: str) -> set[str]:
     return set(below.mapping) if below is not None else set()
 
 
+def names_in(text: str, *keys: str) -> set[str]:
+    """The names of what a list holds, below these keys of a text that can be read; none of an empty one."""
+    node = parse(text)[0] if text else None
+    for key in keys:
+        node = node.get(key) if node is not None else None
+    named = (one.get("name") for one in node.items) if node is not None else ()
+    return {one.value for one in named if one is not None and isinstance(one.value, str)}
+
+
 def without_comments(text: str) -> str:
     """The text of a file that can be read, without its comments: a secret may stand in one, out of sight of every check.
 

@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 
 from poller.config import document
 from poller.core.audit import WHOLE, Action, Entry
-from poller.errors import NotFound
+from poller.errors import KeyMissing, NotFound
 from poller.store.audit import append
 from poller.store.engine import sql
 
@@ -39,7 +39,7 @@ class Living:
     engine: str
     """``host:pid``."""
     written: str
-    """Its configuration, without comments."""
+    """Its configuration, without comments; empty if it has not said which."""
 
 
 class ConfigurationStore:
@@ -106,11 +106,25 @@ class ConfigurationStore:
         """The latest accepted configurations, of all pollers on this store, the latest first."""
         return self._find(limit)
 
-    def living(self, name: str) -> list[Living]:
-        """By what configurations engines of this name run now."""
+    def living(self, name: str | None) -> list[Living]:
+        """By what configurations engines of this name run now. None: all engines, also those that have not said it."""
         with self._engine.connect() as connection:
             rows = connection.execute(sql("living_configurations"), {"name": name}).all()
-        return [Living(f"{row.host}:{row.pid}", row.written) for row in rows]
+        return [Living(f"{row.host}:{row.pid}", row.written or "") for row in rows]
+
+    def require_master(self, name: str) -> None:
+        """Raises KeyMissing unless every living engine, of whatever name, runs by a configuration that has a master key of this name.
+
+        What it wraps, an engine without it can neither read nor write.
+        """
+        without = [
+            one.engine for one in self.living(None) if name not in document.names_in(one.written, "encryption", "keys")
+        ]
+        if without:
+            raise KeyMissing(
+                f"the master key {name} is not in the configuration that engine {', '.join(without)} runs by; put it in encryption.keys"
+                " of each poller on this store, `poller reload`, then ask again"
+            )
 
     def practices_of_others(self, name: str) -> set[str]:
         """The practices of configurations in force that pollers of other names have accepted."""

@@ -19,11 +19,14 @@ from typer.testing import CliRunner, Result
 from poller.cli import app
 from poller.control import whoami
 from poller.core.audit import Action
-from poller.errors import PollerError
+from poller.errors import KeyMissing, PollerError
 from poller.store.audit import AuditRetention
 from poller.store.configurations import ConfigurationStore
 from poller.store.deletes import Breaker
 from tests.integration.conftest import Practice
+from tests.living import posts
+
+__all__ = ["posts"]
 
 SIX_YEARS = dt.timedelta(days=2192)
 HELD = Breaker(0.0, 0, dt.timedelta(hours=1))
@@ -124,6 +127,18 @@ def test_what_cannot_be_noted_is_neither_shown_nor_done(
     assert result.stdout == ""
     assert "o1" not in str(result.exception)
     assert state(admin) == before
+
+
+@pytest.mark.usefixtures("posts")
+@pytest.mark.parametrize("command", ["keys rotate p1", "keys rewrap", "keys encrypt p1"])
+def test_nothing_is_wrapped_by_a_key_that_a_running_engine_does_not_have(
+    run: Callable[..., Result], admin: psycopg.Connection, command: str
+) -> None:
+    before = state(admin)
+    result = run(*command.split())
+    assert isinstance(result.exception, KeyMissing)
+    assert "the master key k1 is not in the configuration that engine host:1, host:2 runs by" in str(result.exception)
+    assert (state(admin), noted(admin)) == (before, [])
 
 
 def state(admin: psycopg.Connection) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from poller.errors import ConfigError, NotFound
+from poller.errors import ConfigError, KeyMissing, NotFound
 from poller.reloading import Reloading, Written
 from poller.store.configurations import ConfigurationStore, Living
 from poller.store.control import Post
@@ -66,6 +67,50 @@ def test_who_lives_and_by_what_is_known_by_name(
     cut(database_url, posts[0])
     assert store.living("mine") == []
     assert store.living("theirs") == [Living("host:2", "a: 2\n")]
+
+
+def test_a_master_key_is_in_use_when_every_engine_has_it_of_whatever_name(
+    store: ConfigurationStore, posts: list[Post], database_url: str
+) -> None:
+    def says(post: Post, poller: str, *keys: str) -> None:
+        named = ", ".join(f"{{name: {key}, file: {key}}}" for key in keys)
+        post.runs(store.accept(poller, f"encryption: {{keys: [{named}]}}\n", **WHO))
+
+    with pytest.raises(
+        KeyMissing, match=r"k2 is not in the configuration that engine host:1, host:2 runs by; put it in"
+    ):
+        store.require_master("k2")
+    says(posts[0], "mine", "k2", "k1")
+    says(posts[1], "theirs", "k1")
+    store.require_master("k1")
+    with pytest.raises(KeyMissing, match=r"that engine host:2 runs by; put it in .*, `poller reload`, then ask again"):
+        store.require_master("k2")
+    posts[0].runs(store.accept("mine", "a: 1\n", **WHO))
+    with pytest.raises(KeyMissing, match="that engine host:1 runs by"):
+        store.require_master("k1")
+    for post in posts:
+        cut(database_url, post)
+    store.require_master("k2")
+
+
+def test_a_reload_says_by_what_the_engine_runs_now_when_it_does(
+    store: ConfigurationStore, posts: list[Post], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "poller.yaml"
+    path.write_text(CONFIG.format(name="mine", practice="A"))
+    before = Written.read(path)
+    meanwhile: list[str] = []
+
+    async def follow(_config: Config, _difference: Difference) -> None:
+        meanwhile.extend(one.written for one in store.living("mine"))
+
+    made = Reloading(before, store, lambda *_: [], follow)
+    made.keep("ann", "start", posts[0].runs)
+    path.write_text(path.read_text() + "reload: {watch: true}\n")
+    asyncio.run(made.reload("ann", "because"))
+    assert meanwhile == [before.text]
+    assert [one.written for one in store.living("mine")] == [Written.read(path).text]
 
 
 CONFIG = """\

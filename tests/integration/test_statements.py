@@ -320,6 +320,7 @@ CASES: dict[str, tuple[dict[str, Any], int]] = {
     "configurations: by number": ({"revision": 77, "name": None, "limit": 1}, 20),
     "configurations: in force": ({"revision": None, "name": "n1", "limit": 1}, 20),
     "living_configurations": ({"name": "n1"}, 80),
+    "living_configurations: of every name": ({"name": None}, 80),
     "ask_engines": (ASKED, 80),
     "control_answers": (PRACTICE | {"control": 4999}, 20),
     "operator_pauses": ({"practice": None}, 40),
