@@ -119,8 +119,8 @@ def rewrap(reason: Reason = "", config: ConfigOption = DEFAULT_CONFIG) -> None:
 def encrypt(practice: Practice, reason: Reason = "", config: ConfigOption = DEFAULT_CONFIG) -> None:
     """Encrypt what was stored before encryption was turned on, batch by batch; stopped and begun again, it goes on.
 
-    Needs the login that migrates the database. Exits 2 without a master key, 4 without that right or if an engine that runs does not have it,
-    6 for an unknown practice.
+    Needs the login that migrates the database. Exits 2 without a master key, 4 without that right or if an engine that runs
+    does not have the key, 6 for an unknown practice.
     Example: poller keys encrypt FAMLYMED
     """
     with Installation(load(config)) as installation:

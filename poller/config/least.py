@@ -9,9 +9,11 @@ from poller.config.noise import check_noise
 from poller.core.attachments import ELEMENTS
 from poller.core.labels import has, labels
 from poller.core.noise import DECISIVE, parse
+from poller.core.sink import CODE_ELEMENTS
 
 if TYPE_CHECKING:
     from poller.config.model import PracticeConfig
+    from poller.config.sinks import SinkConfig
 
 _NEEDED: Final = {
     "subject": "says whose a resource is",
@@ -41,6 +43,20 @@ def check_drop(resource_type: str, paths: tuple[str, ...], *, attachments: bool)
         if attachments and names[0] == ELEMENTS.get(resource_type):
             raise ValueError(f"{path}: attachments are found by it; leave it out, or take attachments out")
     return check_noise({resource_type: paths})[resource_type]
+
+
+def check_codes(practices: Mapping[str, PracticeConfig], sinks: Mapping[str, SinkConfig]) -> None:
+    """Raises ValueError where a feed drops what a sink chooses its resources by: none of them would pass."""
+    choosing = {name: sink.only for name, sink in sinks.items() if sink.only.codes}
+    for code, practice in practices.items():
+        for resource_type, paths in practice.drop.items():
+            path = next((path for path in paths if _parsed(resource_type, path)[0][0] in CODE_ELEMENTS), None)
+            for name, only in choosing.items() if path is not None else ():
+                if code in (only.practices or (code,)) and resource_type in (only.types or (resource_type,)):
+                    raise ValueError(
+                        f"{code}.feeds.{resource_type}.drop: {path}: sinks.{name}.only.codes chooses by it, and would let"
+                        " nothing of that type pass; leave it out, or take codes out there"
+                    )
 
 
 def _parsed(resource_type: str, path: str) -> tuple[tuple[str, str | None], ...]:

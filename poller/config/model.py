@@ -17,7 +17,7 @@ from pydantic_core import PydanticCustomError
 from poller.config.api import ApiConfig
 from poller.config.encryption import EncryptionConfig
 from poller.config.feed import FeedConfig, Reading, Rung
-from poller.config.least import check_drop
+from poller.config.least import check_codes, check_drop
 from poller.config.network import CaFile, ProxyUrl
 from poller.config.noise import Noise
 from poller.config.secret import Secret, check_private_key
@@ -326,6 +326,14 @@ class Config(Section):
     logging: LoggingConfig = Field(default=LoggingConfig(), examples=["{format: json}"])
     reload: ReloadConfig = Field(default=ReloadConfig(), examples=["{watch: true}"])
     practices: dict[str, PracticeConfig] = Field(min_length=1, examples=["{FAMLYMED: {…}}"])
+
+    @field_validator("practices")
+    @classmethod
+    def _keep_what_sinks_choose_by(
+        cls, practices: dict[str, PracticeConfig], info: ValidationInfo
+    ) -> dict[str, PracticeConfig]:
+        check_codes(practices, info.data.get("sinks", {}))
+        return practices
 
     @property
     def is_embedded_store(self) -> bool:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from poller.config import PracticeConfig
+from poller.config import Config, PracticeConfig
 from poller.config.least import is_withheld
 from poller.core import canonical
 from poller.core.model import Sighting
@@ -68,6 +68,34 @@ def test_what_cannot_be_done_without_is_not_dropped(feeds: dict[str, dict[str, A
 
 def test_an_attachment_s_element_may_go_where_none_is_fetched() -> None:
     assert practice({"DocumentReference": {"drop": ("content.attachment.data",)}}).drop
+
+
+@pytest.mark.parametrize(
+    ("resource_type", "drop", "only", "refused"),
+    [
+        ("Observation", "code", {"codes": ("4548-4",)}, True),
+        ("Observation", "code.coding.system", {"codes": ("4548-4",), "types": ("Patient", "Observation")}, True),
+        ("MedicationRequest", "medicationCodeableConcept", {"codes": ("1",), "practices": ("p1",)}, True),
+        ("Immunization", "vaccineCode.text", {"codes": ("1",)}, True),
+        ("DocumentReference", "type", {"codes": ("1",)}, True),
+        ("Observation", "code", {"codes": ("4548-4",), "types": ("Patient",)}, False),
+        ("Observation", "code", {"codes": ("4548-4",), "practices": ("p2",)}, False),
+        ("Observation", "code", {"types": ("Observation",)}, False),
+        ("Observation", "note", {"codes": ("4548-4",)}, False),
+    ],
+)
+def test_what_a_sink_s_codes_are_found_by_is_not_dropped(
+    resource_type: str, drop: str, only: dict[str, Any], *, refused: bool
+) -> None:
+    sinks = {"all": {"exchange": "x", "queues": ("q",)}, "some": {"exchange": "y", "queues": ("r",), "only": only}}
+    made = {"sinks": sinks, "practices": {"p1": practice({resource_type: {"drop": (drop,)}})}}
+    if not refused:
+        assert Config.model_validate(made).practices["p1"].drop
+        return
+    with pytest.raises(
+        ValidationError, match=r"p1\.feeds\.[A-Za-z]+\.drop: [a-zA-Z.]+: sinks\.some\.only\.codes chooses by it"
+    ):
+        Config.model_validate(made)
 
 
 MARKER = "Marker-1743"
