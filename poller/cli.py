@@ -115,11 +115,14 @@ def _say(error: PollerError) -> None:
 
 def _explained(error: Exception) -> PollerError:
     """An error that nobody expected here, without its words."""
+    import psycopg  # noqa: PLC0415 - as below
     from sqlalchemy.exc import DBAPIError  # noqa: PLC0415 - half a second, and loaded already where it can have been raised
 
     from poller.store.engine import sqlstate  # noqa: PLC0415 - as above
 
-    if isinstance(error, DBAPIError):
+    if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:  # it never came to an answer
+        return StoreError("Postgres cannot be reached; see store.url, and whether it runs", Code.STORE_UNREACHABLE)
+    if isinstance(error, DBAPIError | psycopg.Error):
         ended = f"Postgres ended this ({sqlstate(error)}); ask again, and see its log if that does not help"
         return StoreError(ended, Code.STORE_ENDED)
     where = " < ".join(reversed(quiet.frames(error)[-3:]))

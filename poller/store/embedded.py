@@ -47,6 +47,7 @@ class EmbeddedPostgres:
                 0o700
             )  # it may stand in a directory that others can enter, and the server trusts who opens it
         with psycopg.connect(self._server.get_uri(), autocommit=True) as connection:
+            connection.execute("SELECT pg_advisory_lock(1)")  # let go with the session: two commands may be the first
             for database in (STORE_DATABASE, QUEUE_DATABASE):
                 known = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (database,)).fetchone()
                 if known is None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import stat
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
+from poller.store import embedded
 from poller.store.embedded import EmbeddedPostgres, digest_key_file
 
 HOLD = """
@@ -37,6 +42,28 @@ def test_it_is_reached_by_its_owner_and_stops_with_its_last_user_though_another_
         assert connection.execute("SELECT to_regclass('pgmq.topic_bindings') IS NOT NULL").fetchone() == (True,)
     server.close()
     assert not (data_dir / "postgres" / "postmaster.pid").exists()
+
+
+def test_two_commands_that_are_the_first_at_once_both_find_their_databases(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has looked for a database before the other makes it, unless one waits for the other."""
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    vars(embedded)["postgres_server"].get_server(data_dir.resolve() / "postgres")
+    both, execute = threading.Barrier(2), psycopg.Connection.execute
+
+    def look(self: Any, query: Any, *binds: Any) -> Any:
+        found = execute(self, query, *binds)
+        if str(query).startswith("SELECT 1 FROM pg_database"):
+            with contextlib.suppress(threading.BrokenBarrierError):
+                both.wait(2)
+        return found
+
+    monkeypatch.setattr(psycopg.Connection, "execute", look)
+    with ThreadPoolExecutor(2) as pool:
+        made = [*pool.map(lambda _: EmbeddedPostgres(data_dir), range(2))]
+    for server in made:
+        server.close()
 
 
 def _socket_directory(server: EmbeddedPostgres) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import psycopg
 import pytest
 from sqlalchemy.exc import OperationalError
 
@@ -51,10 +52,24 @@ def test_an_error_that_nobody_expected_says_where_and_none_of_its_words(
     assert len(said.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OperationalError("SELECT 'secret'", {}, Exception("secret")), "[store-ended]\n"),
+        (
+            psycopg.errors.AdminShutdown("secret"),
+            "Postgres ended this (SQLSTATE 57P01); ask again, and see its log if that does not help [store-ended]\n",
+        ),
+        (
+            psycopg.OperationalError("connection to secret failed"),
+            "cannot be reached; see store.url, and whether it runs [store-unreachable]\n",
+        ),
+    ],
+)
 def test_postgres_that_ends_a_command_is_an_error_of_the_store(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, told: str
 ) -> None:
-    code, said = ends_with(monkeypatch, capsys, OperationalError("SELECT 'secret'", {}, Exception("secret")))
+    code, said = ends_with(monkeypatch, capsys, error)
     assert code == 4
-    assert said.endswith("[store-ended]\n")
+    assert said.endswith(told)
     assert "secret" not in said
