@@ -20,6 +20,7 @@ from poller import logs, metrics
 from poller.clock import AnchoredClock, Clock
 from poller.config import Config, PracticeConfig
 from poller.config.difference import Difference
+from poller.config.document import Unreadable
 from poller.config.values import split_listen
 from poller.control import Control, whoami
 from poller.core.capability import PracticeReport
@@ -28,6 +29,7 @@ from poller.errands import errands_of
 from poller.errors import StoreError
 from poller.heartbeat import KEEP_EVERY, Heartbeat
 from poller.installation import Installation, masters_of, sinks_of, sources_of
+from poller.neighbours import needs
 from poller.promises import refusals, tell
 from poller.relay import Outlet, Relay
 from poller.reloading import Reloading, Written
@@ -48,7 +50,7 @@ from poller.store.ledger import PostgresLedger
 from poller.store.planning import PlanningStore
 from poller.store.probes import ProbeStore
 from poller.store.repository import Repository
-from poller.store.retention import Retention
+from poller.store.retention import Expired, Retention
 from poller.store.sinks import SinkLog
 from poller.store.state import LeaseKeeper, StateStore
 from poller.supervise import Supervision, Supervisor
@@ -306,11 +308,10 @@ class Engine:
             log.info("audit past its retention was removed", action="audit.expire", entries=removed)
 
     async def _drop_old(self, keep: dt.timedelta) -> None:
-        """Drop what is older than is to be kept, as far as every sink has passed it."""
-        retention, sinks, practices = Retention(self._database), list(self._config.sinks), list(self._config.practices)
+        """Drop what is older than is to be kept, as far as every sink of every poller on this store has passed it."""
         try:
             held = 0.0
-            for one in await asyncio.to_thread(retention.expire, keep, sinks, practices):
+            for one in await asyncio.to_thread(self._expire, keep):
                 month = f"{one.month:%Y-%m}"
                 if one.held_by is None:
                     log.info("a month of history was dropped", action="retention.drop", month=month)
@@ -318,8 +319,12 @@ class Engine:
                     held = dt.datetime.combine(one.month, dt.time(), dt.UTC).timestamp()
                     log.warning("old history is still needed", action="retention.hold", month=month, by=one.held_by)
             metrics.HELD_HISTORY.set(held)
-        except DBAPIError as error:
+        except (DBAPIError, Unreadable) as error:
             log.warning("old history will be dropped later", action="retention.fail", error=type(error).__name__)
+
+    def _expire(self, keep: dt.timedelta) -> list[Expired]:
+        config = self._config
+        return Retention(self._database).expire(keep, needs(config, ConfigurationStore(self._database).latest()))
 
     async def _catch_up(self, clock: AnchoredClock) -> None:
         try:

@@ -126,14 +126,22 @@ class ConfigurationStore:
                 " of each poller on this store, `poller reload`, then ask again"
             )
 
-    def practices_of_others(self, name: str) -> set[str]:
-        """The practices of configurations in force that pollers of other names have accepted."""
+    def latest(self) -> dict[str, str]:
+        """By name, what pollers of each accepted last, running or not."""
         statement = text(
-            "SELECT DISTINCT ON (name) written FROM poller.configuration WHERE name <> :name ORDER BY name, revision DESC"
+            "SELECT DISTINCT ON (name) name, written FROM poller.configuration ORDER BY name, revision DESC"
         )
         with self._engine.connect() as connection:
-            found = connection.execute(statement, {"name": name}).scalars().all()
-        return {code for written in found for code in document.keys_of(written, "practices")}
+            return {row.name: row.written for row in connection.execute(statement)}
+
+    def practices_of_others(self, name: str) -> set[str]:
+        """The practices of configurations in force that pollers of other names have accepted."""
+        return {
+            code
+            for other, written in self.latest().items()
+            if other != name
+            for code in document.keys_of(written, "practices")
+        }
 
     def _find(self, limit: int, *, number: int | None = None, name: str | None = None) -> list[Revision]:
         binds = {"revision": number, "name": name, "limit": limit}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Engine, text
 
@@ -18,7 +19,19 @@ class Expired:
     month: dt.date
     """Its first day."""
     held_by: str | None
-    """The sink, and the practice, that has not passed it yet; None: it was dropped."""
+    """The sink that has not passed it yet, or the poller that keeps it, and the practice; None: it was dropped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What a poller wants kept of one of its practices."""
+
+    poller: str
+    practice: str
+    sink: str | None = None
+    """What this sink of the poller has not passed;"""
+    keep: dt.timedelta | None = None
+    """without a sink: what is younger than this, None: all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +51,14 @@ class Retention:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def expire(self, keep: dt.timedelta, sinks: Sequence[str], practices: Sequence[str]) -> list[Expired]:
-        """Drop every whole month older than ``keep``, by the database's clock, that these sinks have passed in these practices.
+    def expire(self, keep: dt.timedelta, needs: Sequence[Need]) -> list[Expired]:
+        """Drop every whole month older than ``keep``, by the database's clock, of which none of ``needs``, those of all pollers, has any.
 
         Oldest first, each in a transaction of its own, until one is held: then later ones are not looked at. Raises DBAPIError rather
         than wait long for a lock, as behind a backup; what is left is dropped next time.
         """
         found: list[Expired] = []
-        binds = {"keep": keep, "sinks": list(sinks), "practices": list(practices)}
+        binds = {"keep": keep, **_rows(needs)}
         while True:
             with self._engine.begin() as connection:
                 connection.execute(text("SET LOCAL lock_timeout = '2s'"))
@@ -61,3 +74,12 @@ class Retention:
         with self._engine.connect() as connection:
             row = connection.execute(sql("earliest"), {"practice": practice}).first()
         return Earliest(row.epoch, row.sequence, row.before) if row is not None else None
+
+
+def _rows(needs: Sequence[Need]) -> dict[str, list[Any]]:
+    return {
+        "pollers": [one.poller for one in needs],
+        "practices": [one.practice for one in needs],
+        "sinks": [one.sink for one in needs],
+        "keeps": [one.keep for one in needs],
+    }

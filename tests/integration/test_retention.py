@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -11,8 +11,12 @@ import psycopg
 import pytest
 from sqlalchemy.exc import DBAPIError
 
+from poller.config import Config
+from poller.config.model import StoreConfig
 from poller.core.patch import applied, difference
-from poller.store.retention import Expired, Retention
+from poller.neighbours import needs
+from poller.store.configurations import ConfigurationStore
+from poller.store.retention import Expired, Need, Retention
 from tests.integration.conftest import Practice
 
 KEEP = dt.timedelta(days=62)
@@ -55,8 +59,12 @@ class Past:
                 [sink, sequence],
             )
 
-    def expire(self, keep: dt.timedelta = KEEP, practices: tuple[str, ...] = ("p1",)) -> list[Expired]:
-        return Retention(self.practice.engine).expire(keep, SINKS, practices)
+    def expire(
+        self, keep: dt.timedelta = KEEP, practices: tuple[str, ...] = ("p1",), others: Sequence[Need] = ()
+    ) -> list[Expired]:
+        needs = [Need("poller", code, sink) for code in practices for sink in SINKS]
+        needs += [Need("poller", code, keep=keep) for code in practices]
+        return Retention(self.practice.engine).expire(keep, [*needs, *others])
 
     def sequences(self) -> list[int]:
         return [event.sequence for event in self.practice.log.after("p1", 0, 0, 100, bodies=False)]
@@ -170,6 +178,44 @@ def test_a_sink_and_a_practice_that_are_not_configured_hold_nothing(past: Past) 
         " digest, changed, categories, partition_key FROM poller.event"
     )
     assert {one.held_by for one in past.expire()} == {None}
+
+
+OTHER = """name: other
+practices: {p1: {}}
+sinks: {theirs: {}}
+store: {retention: %s}
+"""
+
+
+OURS = Config.model_construct(
+    name="ours", practices={"a": None}, sinks={"changes": None}, store=StoreConfig(retention=KEEP)
+)
+
+
+@pytest.mark.parametrize("retention", ["62d", "124d", "400d", "null", '"${KEEP}"'])
+def test_what_another_poller_needs_stays(past: Past, retention: str) -> None:
+    """A month holds the events of all pollers' practices, also of one that is stopped: its sinks, and its own retention, hold it."""
+    past.read(6, "1", "o1")
+    past.read(4, "2", "o1")
+    past.pass_all(*SINKS)
+    store = ConfigurationStore(past.practice.engine)
+    assert store.accept("other", OTHER % retention, actor="test", reason="test") > 0
+    held = Retention(past.practice.engine).expire(KEEP, needs(OURS, store.latest()))[-1]
+    assert (past.sequences(), held.month) == ([1, 2], past.month(6))
+
+
+def test_what_another_poller_keeps_goes_once_it_is_past_its_retention_and_its_sinks(past: Past) -> None:
+    past.read(6, "1", "o1")
+    past.read(4, "2", "o1")
+    store = ConfigurationStore(past.practice.engine)
+    store.accept("other", OTHER % "124d", actor="test", reason="test")
+    past.pass_all("theirs")
+    held = Retention(past.practice.engine).expire(KEEP, needs(OURS, store.latest()))[-1]
+    assert past.sequences() == [2]
+    assert (held.month, held.held_by) == (past.month(4), "retention of poller other, practice p1")
+    store.accept("other", OTHER % "62d", actor="test", reason="test")
+    assert Retention(past.practice.engine).expire(KEEP, needs(OURS, store.latest()))[-1].held_by is None
+    assert past.sequences() == []
 
 
 def test_a_parked_event_holds_its_month(past: Past) -> None:

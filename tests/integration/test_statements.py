@@ -380,7 +380,16 @@ CASES: dict[str, tuple[dict[str, Any], int]] = {
     "revoke_token": ({"name": "t"}, 10),
     "baseline_progress": (PRACTICE | {"resource_type": "Observation"}, 300),
     "enliven_targets": (PRACTICE | {"resource_type": "Observation"}, 45000),
-    "expire": ({"keep": dt.timedelta(days=31 * 240), "sinks": ["s1"], "practices": ["p1"]}, 900),
+    "expire": (
+        {
+            "keep": dt.timedelta(days=31 * 240),
+            "pollers": ["poller"],
+            "practices": ["p1"],
+            "sinks": ["s1"],
+            "keeps": [None],
+        },
+        900,
+    ),
     "follow_sweep": (PRACTICE | {"window": "Observation/-/window/-", "window_from": NOW}, 60),
     "forget_absence": (ONE, 30),
     "append_audit": (PRACTICE | {"actor": "me", "action": "why", "scope": "{}", "reason": ""}, 40),

@@ -1,1 +1,3 @@
-SELECT month, held_by FROM poller.expire(CAST(:keep AS interval), CAST(:sinks AS text[]), CAST(:practices AS text[]))
+SELECT month, held_by
+FROM poller.expire(
+  CAST(:keep AS interval), CAST(:pollers AS text[]), CAST(:practices AS text[]), CAST(:sinks AS text[]), CAST(:keeps AS interval[]))
