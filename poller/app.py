@@ -65,6 +65,7 @@ log = structlog.get_logger(__name__)
 _PARTITIONS_EVERY = dt.timedelta(hours=6)
 _WEIGH_EVERY = dt.timedelta(hours=1)
 _CLOCK_EVERY = dt.timedelta(minutes=1)
+_OTHERS_EVERY = dt.timedelta(minutes=1)
 _CLOCK_STEP = dt.timedelta(seconds=1)
 _THREADS = 24
 _COLLECT = (10_000, 20, 50)
@@ -157,6 +158,7 @@ class Engine:
                 action="broker.untested",
                 transport=self._config.untested_transport,
             )
+        await self._leave_out()
         self._relay.start()
         scheduler.start()
         try:
@@ -164,6 +166,7 @@ class Engine:
             scheduler.add_job(
                 self._keep_partitions, "interval", args=[clock], seconds=_PARTITIONS_EVERY.total_seconds()
             )
+            scheduler.add_job(self._leave_out, "interval", seconds=_OTHERS_EVERY.total_seconds())
             scheduler.add_job(self._heartbeat.keep, "interval", seconds=KEEP_EVERY.total_seconds())
             scheduler.add_job(self._weigh, "interval", seconds=_WEIGH_EVERY.total_seconds())
             await control.begin()
@@ -246,6 +249,7 @@ class Engine:
         logs.configure(config.logging.format, config.logging.level)
         self._sources.update(sources_of(config))
         await self._supervision.follow(config.practices)
+        await self._leave_out()
         if found.touches_relay:
             await asyncio.to_thread(self._relay.follow, self._outlets(config), self._sources)
 
@@ -325,6 +329,15 @@ class Engine:
     def _expire(self, keep: dt.timedelta) -> list[Expired]:
         config = self._config
         return Retention(self._database).expire(keep, needs(config, ConfigurationStore(self._database).latest()))
+
+    async def _leave_out(self) -> None:
+        """Have the relay leave other pollers' practices to them."""
+        try:
+            theirs = await asyncio.to_thread(ConfigurationStore(self._database).practices_of_others, self._config.name)
+        except (DBAPIError, Unreadable) as error:
+            log.warning("other pollers will be looked at later", action="relay.others", error=type(error).__name__)
+            return
+        self._relay.leave_out(theirs)
 
     async def _catch_up(self, clock: AnchoredClock) -> None:
         try:

@@ -29,7 +29,7 @@ from poller.spans import span
 
 if TYPE_CHECKING:
     import uuid
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 
     from poller.broker.port import Outcome, Publisher
     from poller.core.envelope import Message
@@ -213,12 +213,17 @@ class Outlet:
 class Courier:
     """Carries the log to one sink."""
 
-    def __init__(self, event_log: SinkLog, outlet: Outlet, sources: Mapping[str, str], poll: float) -> None:
+    def __init__(
+        self, event_log: SinkLog, outlet: Outlet, sources: Mapping[str, str], poll: float, theirs: Container[str] = ()
+    ) -> None:
+        """``theirs``: the practices of other pollers on the store, which are left out unless ``sources`` has them."""
         self._log = event_log
         self._outlet = outlet
         self.sink = self._sink = outlet.sink
         self._publisher = outlet.publisher
         self._sources = sources
+        self._theirs = theirs
+        self._left_out: set[str] = set()
         self._poll = poll
         self._lull = poll
         """Seconds until the next look, unless there is news."""
@@ -298,7 +303,7 @@ class Courier:
 
     def _serve(self) -> bool:
         if self._outlet.trouble.reason is not None:  # what waits grows while the broker is away, and must be seen to
-            for position in self._log.positions(self._sink.name):
+            for position in self._positions():
                 self._measure(position)
         self._publisher.open()
         self._publisher.tend()
@@ -308,7 +313,7 @@ class Courier:
             self._begun = True
         busy = False
         self._settle_holds()
-        positions = self._log.positions(self._sink.name)
+        positions = self._positions()
         known = {position.practice for position in positions}
         self._furthest = {
             code: place for code, place in self._furthest.items() if code in known
@@ -323,6 +328,17 @@ class Courier:
             if position.held is None and (behind or position.released or position.snapshot_type is not None):
                 busy |= self._try_to_carry(position)
         return busy
+
+    def _positions(self) -> list[Position]:
+        """Where the sink stands, in what is ours. What became another poller's is not shown, or complained of, any more."""
+        found = self._log.positions(self._sink.name)
+        theirs = {one.practice for one in found if one.practice in self._theirs and one.practice not in self._sources}
+        for practice in theirs - self._left_out:
+            if self._outlet.streams.pop(practice, None) is not None:
+                self._keep(practice, None)
+            metrics.forget_stream(self._sink.name, practice)
+        self._left_out = theirs
+        return [one for one in found if one.practice not in theirs]
 
     def _try_to_carry(self, position: Position) -> bool:
         """What cannot be read of one practice (:func:`poller.core.canonical.body_text`) stops none of the others."""

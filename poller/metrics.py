@@ -134,3 +134,9 @@ def forget_sink(sink: str) -> None:
     """Take a sink out of what is shown."""
     for gauge in (SINK_LAG, REFUSED, AWAY):
         gauge.remove_by_labels({"sink": sink})
+
+
+def forget_stream(sink: str, practice: str) -> None:
+    """Take a practice at a sink out of what is shown."""
+    for gauge in (SINK_LAG, REFUSED, PARKED):
+        gauge.remove_by_labels({"sink": sink, "practice": practice})

@@ -15,7 +15,7 @@ from poller import metrics
 from poller.courier import Courier, Outlet
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from poller.courier import SinkLog
 
@@ -35,10 +35,12 @@ class Relay:
         self._poll = poll
         self._sources = dict(sources)
         """Shared with the couriers. Of a practice that is gone it stays: what waits is still carried, as long as this process lives."""
+        self._theirs: set[str] = set()
+        """Shared as well: practices that pollers of other names have."""
         self._couriers = [self._courier(outlet) for outlet in outlets]
 
     def _courier(self, outlet: Outlet) -> Courier:
-        return Courier(self._log, outlet, self._sources, self._poll)
+        return Courier(self._log, outlet, self._sources, self._poll, self._theirs)
 
     def start(self) -> None:
         """Begin."""
@@ -64,6 +66,11 @@ class Relay:
         self._couriers = [*kept.values(), *new]
         for courier in new:
             courier.start()
+
+    def leave_out(self, practices: Collection[str]) -> None:
+        """Have nothing to do with exactly these practices of other pollers, unless we have, or had, them as well. Safe from any thread."""
+        self._theirs.update(practices)
+        self._theirs.intersection_update(practices)
 
     def notify(self) -> None:
         """There is something new in the log. Safe from any thread."""

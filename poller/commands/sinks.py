@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Annotated, Any
 
 import typer
@@ -43,8 +43,13 @@ def list_(config: ConfigOption = DEFAULT_CONFIG, as_json: AsJson = False) -> Non
     loaded = load(config)
     with Installation(loaded) as installation:
         books = installation.sinks.books()
+        theirs = {
+            code
+            for code in installation.configurations.practices_of_others(loaded.name)
+            if code not in loaded.practices
+        }
     if as_json:
-        _lines(_as_json(one, loaded) for one in books)
+        _lines(_as_json(one, loaded, theirs) for one in books)
     else:
         columns = ("recorded", "skipped", "delivered", "filtered", "discarded", "parked", "waiting", "missing")
         numbers = [Column(name, justify="right", overflow="fold") for name in columns]
@@ -52,7 +57,8 @@ def list_(config: ConfigOption = DEFAULT_CONFIG, as_json: AsJson = False) -> Non
             Column("sink", overflow="fold"), Column("practice", overflow="fold"), *numbers, "", between=1
         )
         for one in books:
-            table.add_row(one.sink, one.practice, *(str(getattr(one, name)) for name in columns), _remark(one, loaded))
+            counts = (str(getattr(one, name)) for name in columns)
+            table.add_row(one.sink, one.practice, *counts, _remark(one, loaded, theirs))
         display.show_table(table if books else None, "no sink has begun yet; `poller run` begins them")
     if any(one.missing for one in books):
         raise typer.Exit(1)
@@ -197,12 +203,13 @@ def _lines(objects: Iterable[Mapping[str, Any]]) -> None:
         typer.echo(json.dumps(one))
 
 
-def _as_json(books: Books, config: Config) -> dict[str, Any]:
+def _as_json(books: Books, config: Config, theirs: Collection[str]) -> dict[str, Any]:
     counts = ("recorded", "skipped", "delivered", "filtered", "discarded", "parked", "waiting", "missing")
     return {
         "sink": books.sink,
         "practice": books.practice,
         "configured": books.sink in config.sinks,
+        "another_pollers": books.practice in theirs,
         "start": books.start,
         "started_at": books.started_at.isoformat(),
         **{name: getattr(books, name) for name in counts},
@@ -237,7 +244,9 @@ def _wish_as_json(wish: Wish) -> dict[str, Any]:
     }
 
 
-def _remark(books: Books, config: Config) -> str:
+def _remark(books: Books, config: Config, theirs: Collection[str]) -> str:
+    if books.practice in theirs:
+        return "another poller's practice"
     if books.sink not in config.sinks:
         return "not in the configuration any more"
     if books.in_snapshot:

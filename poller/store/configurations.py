@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import functools
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -136,14 +137,14 @@ class ConfigurationStore:
 
     def practices_of_others(self, name: str) -> set[str]:
         """The practices of configurations in force that pollers of other names have accepted."""
-        return {
-            code
-            for other, written in self.latest().items()
-            if other != name
-            for code in document.keys_of(written, "practices")
-        }
+        return {code for other, written in self.latest().items() if other != name for code in _practices(written)}
 
     def _find(self, limit: int, *, number: int | None = None, name: str | None = None) -> list[Revision]:
         binds = {"revision": number, "name": name, "limit": limit}
         with self._engine.connect() as connection:
             return [Revision(*row) for row in connection.execute(sql("configurations"), binds)]
+
+
+@functools.lru_cache(maxsize=32)  # asked each minute of what hardly ever changes, and slow to parse where it is long
+def _practices(written: str) -> frozenset[str]:
+    return frozenset(document.keys_of(written, "practices"))

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 import structlog
+from prometheus_client import REGISTRY
 
 from poller.core.model import Origin
 from poller.core.sink import Only, Step
 from poller.errors import StoreError
+from poller.relay import Outlet, Relay
 from poller.store.sinks import SinkLog
-from tests.relaying import actions, ids, parsed, passed, running, until
+from tests.relaying import SOURCES, actions, ids, parsed, passed, running, until
 
 if TYPE_CHECKING:
     from poller.store.log import Position
@@ -236,3 +238,51 @@ def test_no_line_of_the_relay_names_a_patient(bench: Bench, history: History) ->
         until(lambda: bool(lines))
     assert "secret-id" not in str(lines)
     assert "p1" not in str(lines)
+
+
+def _shown(sink: str, practice: str) -> list[float | None]:
+    labels = {"sink": sink, "practice": practice}
+    return [
+        REGISTRY.get_sample_value(name, labels)
+        for name in ("poller_sink_lag_events", "poller_sink_refused", "poller_sink_parked_events")
+    ]
+
+
+def test_two_pollers_on_a_store_leave_each_others_practices_alone(rabbit: Rabbit, history: History) -> None:
+    """Neither complains of what is no business of its, or shows it."""
+    for practice in ("A", "B"):
+        history.change(practice, "o1", "1")
+    ours, theirs = (
+        replace(rabbit.sink, name="ours"),
+        replace(
+            rabbit.sink, name="theirs", exchange=f"{rabbit.sink.exchange}.b", queues=(f"{rabbit.sink.queues[0]}.b",)
+        ),
+    )
+    relays = [
+        Relay(history.log, [Outlet(sink, rabbit.broker().publisher(sink))], {code: SOURCES[code]}, poll=0.02)
+        for sink, code in ((ours, "A"), (theirs, "B"))
+    ]
+    relays[1].leave_out({"A"})
+    with structlog.testing.capture_logs() as lines:
+        for relay in relays:
+            relay.start()
+        try:
+            until(lambda: passed(history.log, ours, "A") and passed(history.log, theirs, "B"))
+            until(lambda: bool(relays[0].troubles()))  # nobody has told this one yet
+            assert _shown("ours", "B")[:2] == [1, 1]
+            relays[0].leave_out({"B"})
+            until(lambda: not relays[0].troubles())
+            until(lambda: _shown("ours", "B") == [None] * 3)
+            for n in range(2, 5):
+                history.change("A", "o1", str(n))
+                history.change("B", "o1", str(n))
+                until(lambda: passed(history.log, ours, "A") and passed(history.log, theirs, "B"))
+            assert [relay.troubles() for relay in relays] == [{}, {}]
+            assert (_shown("ours", "B"), _shown("theirs", "A")) == ([None] * 3, [None] * 3)
+            relays[0].leave_out(())
+            until(lambda: bool(relays[0].troubles()))
+        finally:
+            for relay in relays:
+                relay.stop()
+    said = [(line["sink"], line["practice"]) for line in lines if line["log_level"] == "error"]
+    assert said == [("ours", "B"), ("ours", "B")]

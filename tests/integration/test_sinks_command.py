@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from poller import cli
 from poller.core.sink import Fate, Sink, park_first, settle
 from poller.errors import DEGRADED, ConfigError, NotFound
+from poller.store.configurations import ConfigurationStore
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -118,3 +119,15 @@ def test_an_operator_parks_what_waits(config: Path, history: History) -> None:
     assert "to be parked" in poller("show", "changes", config=config).stdout
     found = listed(config, 0)
     assert (found["parked"], found["waiting"], found["missing"]) == (0, 3, 0)
+
+
+def test_what_is_another_pollers_is_not_shown_as_if_it_waited_for_ours(config: Path, history: History) -> None:
+    history.change("A", "o1", "1")
+    history.change("B", "o1", "1")
+    history.log.begin(SINK)
+    written = "name: other\npractices: {A: {}, B: {}}\n"
+    ConfigurationStore(history.engine).accept("other", written, actor="test", reason="test")
+    found = [json.loads(line) for line in poller("list", "--json", config=config).stdout.splitlines()]
+    assert [(one["practice"], one["another_pollers"]) for one in found] == [("A", False), ("B", True)]
+    told = poller("list", config=config).stdout
+    assert [("another" in line) for line in told.splitlines() if "changes" in line] == [False, True]
