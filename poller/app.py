@@ -173,6 +173,7 @@ class Engine:
             await self._keep_configuration()
             await supervision.follow(self._config.practices)
             listening = [
+                asyncio.create_task(self._heartbeat.run()),
                 asyncio.create_task(control.run(stop)),
                 asyncio.create_task(self._reloading.watch(lambda: self.ask_reload("the file has changed"), stop)),
             ]
@@ -180,6 +181,8 @@ class Engine:
             await stop.wait()
         finally:
             await supervision.end()
+            if listening:
+                listening[0].cancel()  # it has no end of its own
             await asyncio.gather(*listening, return_exceptions=True)
             scheduler.shutdown(wait=False)
             await asyncio.to_thread(self._relay.stop)

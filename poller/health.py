@@ -34,7 +34,7 @@ class Report:
     def is_healthy(self) -> bool:
         """Whether nobody has to do anything."""
         return not any(one.cause.is_trouble for one in self.findings) and all(
-            practice.state in {State.HEALTHY, State.PAUSED} for practice in self.practices
+            practice.state in {State.HEALTHY, State.PAUSED, State.STARTING} for practice in self.practices
         )
 
 
@@ -48,6 +48,8 @@ class Scope:
     """Configured ones, each with the practices of which alone it wants events; none: of all."""
     since: dt.datetime | None = None
     """When that configuration was accepted."""
+    began: dt.datetime | None = None
+    """When the youngest of the pollers began that run by it now."""
 
     @classmethod
     def of(cls, file: Config, in_force: Config | None, since: dt.datetime | None = None) -> Scope:
@@ -115,6 +117,7 @@ def facts_of(scope: Scope, code: str, seen: Seen, books: Iterable[Books]) -> Pra
         ),
         last_look=row.looked_at,
         looked_by=row.looked_by,
+        began=scope.began,
         paused=row.pauses.get(ALL),
         shut_out=row.shut_out.get(ALL),
         in_force=code in scope.in_force,

@@ -39,11 +39,25 @@ class Heartbeat:
         self._engine = engine
         self._heard: dict[str, float] = {}
         """By practice, when it was heard since the store was told, by the monotonic clock."""
+        self._known: set[str] = set()
+        """Practices that were ever heard."""
+        self._news = asyncio.Event()
+        """Set by what must not wait for the next regular note."""
 
     def beat(self, practice: str, now: dt.datetime) -> None:
         """A practice was looked after: what is late of it was told, or it is left alone by an operator's word."""
         metrics.LAST_LOOK.labels(practice).set(now.timestamp())
         self._heard[practice] = time.monotonic()
+        if practice not in self._known:
+            self._known.add(practice)
+            self._news.set()
+
+    async def run(self) -> None:
+        """Tell the store at once of a practice that is heard for the first time; until cancelled."""
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            await self.keep()
 
     async def keep(self) -> None:
         """Tell the store of those that were heard since; what it does not take is told by the next beats."""

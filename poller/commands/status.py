@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -56,6 +57,8 @@ def _look(installation: Installation, written: Written, problems: tuple[str, ...
     revision, in_force = in_force_by(installation, written.path)
     scope = Scope.of(written.config, in_force, revision.accepted_at if revision is not None else None)
     name, books = installation.config.name, installation.sinks.books()
+    began = [one.began for one in installation.configurations.living(name) if one.began is not None]
+    scope = replace(scope, began=max(began, default=None))
     codes = [*scope.practices, *left_behind(scope, books, installation.configurations.practices_of_others(name))]
     if practice is not None and practice not in codes:
         raise NotFound(f"no practice {practice} in the configuration; there are: {', '.join(sorted(scope.practices))}")

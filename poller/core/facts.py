@@ -136,6 +136,8 @@ class PracticeFacts:
     """When a poller last looked after it; None: never."""
     looked_by: str | None = None
     """``host:pid``."""
+    began: dt.datetime | None = None
+    """When the youngest poller began that runs by the configuration in force; None: none runs."""
     paused: Hold | None = None
     """As a whole, by an operator,"""
     shut_out: Hold | None = None

@@ -59,6 +59,8 @@ class State(StrEnum):
     """By an operator, as a whole, and nothing else is wrong."""
     UNATTENDED = "unattended"
     """No poller looks after it."""
+    STARTING = "starting"
+    """A poller has just begun, and not come to it yet; and nothing else is wrong."""
 
 
 class Cause(StrEnum):
@@ -124,7 +126,17 @@ class Health:
 
 def is_gone(facts: PracticeFacts, now: dt.datetime) -> bool:
     """Whether no poller looks after a practice that the configuration in force names."""
-    return facts.in_force and (facts.last_look is None or abs(now - facts.last_look) > GONE)
+    if not facts.in_force or is_starting(facts, now):
+        return False
+    return facts.last_look is None or abs(now - facts.last_look) > GONE
+
+
+def is_starting(facts: PracticeFacts, now: dt.datetime) -> bool:
+    """Whether a poller began so lately that it need not have come to the practice yet."""
+    began = facts.began
+    if not facts.in_force or began is None or abs(now - began) > GONE:
+        return False
+    return facts.last_look is None or facts.last_look < began
 
 
 def judge(facts: PracticeFacts, now: dt.datetime) -> Health:
@@ -136,6 +148,8 @@ def judge(facts: PracticeFacts, now: dt.datetime) -> Health:
         state = State.UNATTENDED
     elif any(one.cause.is_trouble for one in found):
         state = State.DEGRADED
+    elif is_starting(facts, now):
+        state = State.STARTING
     else:
         state = State.PAUSED if facts.paused is not None else State.HEALTHY
     return Health(facts, state, feeds, tuple(found))
@@ -168,15 +182,17 @@ def _judge_feed(feed: FeedFacts, practice: PracticeFacts, now: dt.datetime, *, g
         return FeedHealth(feed, state, _WITH_ITS_PRACTICE if practice.shut_out is not None else _hold_words(hold))
     if feed.refused_since is not None:
         return FeedHealth(feed, FeedState.REFUSED, feed.reason)
-    return _judge_read(feed, now, gone=gone, in_force=practice.in_force)
+    return _judge_read(feed, practice, now, gone=gone)
 
 
-def _judge_read(feed: FeedFacts, now: dt.datetime, *, gone: bool, in_force: bool) -> FeedHealth:
+def _judge_read(feed: FeedFacts, practice: PracticeFacts, now: dt.datetime, *, gone: bool) -> FeedHealth:
     """The verdict on a feed that is to be read and not refused."""
     if gone:
         return FeedHealth(feed, FeedState.LATE, "no poller reads it")
-    if not in_force:
+    if not practice.in_force:
         return FeedHealth(feed, FeedState.BASELINE, "not in force yet")
+    if feed.read_by is None and is_starting(practice, now):
+        return FeedHealth(feed, FeedState.BASELINE, "a poller has just begun")
     if feed.late:
         return FeedHealth(feed, FeedState.LATE, late_words(feed, now))
     if feed.unread or feed.read_by is None or not feed.searches:

@@ -7,7 +7,7 @@ import datetime as dt
 import functools
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
@@ -41,6 +41,8 @@ class Living:
     """``host:pid``."""
     written: str
     """Its configuration, without comments; empty if it has not said which."""
+    began: dt.datetime | None = field(default=None, compare=False)
+    """When it did, by the database's clock."""
 
 
 class ConfigurationStore:
@@ -111,7 +113,7 @@ class ConfigurationStore:
         """By what configurations engines of this name run now. None: all engines, also those that have not said it."""
         with self._engine.connect() as connection:
             rows = connection.execute(sql("living_configurations"), {"name": name}).all()
-        return [Living(f"{row.host}:{row.pid}", row.written or "") for row in rows]
+        return [Living(f"{row.host}:{row.pid}", row.written or "", row.started_at) for row in rows]
 
     def require_master(self, name: str) -> None:
         """Raises KeyMissing unless every living engine, of whatever name, runs by a configuration that has a master key of this name.

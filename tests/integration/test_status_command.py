@@ -105,6 +105,33 @@ def test_a_poller_that_is_gone_makes_every_feed_late(scene: Scene) -> None:
     assert the_one(told(scene, DEGRADED)["findings"], "no poller")["what"] == "no poller has looked after it yet"
 
 
+def test_a_poller_that_has_just_begun_is_given_time_to_come_to_its_practices(scene: Scene) -> None:
+    """Neither on a store that is new nor after a night without any is it a false alarm."""
+    scene.beat(70)
+    scene.change("UPDATE poller.lease SET taken_at = now() - interval '1 day'")
+    post = Post(scene.practice.engine, "host", 2)
+    post.look()
+    post.runs(1)
+    try:
+        for change in ("UPDATE poller.heartbeat SET practice = 'OTHER'", "UPDATE poller.feed SET strategy = NULL"):
+            scene.change(change)
+            practice = told(scene, 0)
+            assert (practice["state"], practice["findings"]) == ("starting", [])
+        assert set(states(practice).values()) == {"baseline"}
+        assert "Nothing is to be done." in shown(scene)
+        scene.change("UPDATE poller.engine SET started_at = now() - interval '61 seconds'")
+        assert told(scene, DEGRADED)["state"] == "unattended"
+        scene.change("UPDATE poller.engine SET started_at = now() - interval '5 seconds'")
+        scene.beat(70)
+        assert told(scene, 0)["state"] == "starting"
+        scene.beat(1)
+        assert told(scene, DEGRADED)["state"] == "degraded", "a poller that has come to it is not starting"
+    finally:
+        post.close()
+    scene.beat(70)
+    assert told(scene, DEGRADED)["state"] == "unattended", "one that has ended is not starting"
+
+
 def test_a_refused_feed_says_why_and_what_to_do(scene: Scene) -> None:
     scene.practice.state.refuse(
         scene.practice.lease, "Condition", "build too old", "needs build 12.0.2 or later", scene.practice.at(5)

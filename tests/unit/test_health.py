@@ -75,6 +75,7 @@ PRACTICES = st.builds(
     sinks=st.lists(SINKS, max_size=2, unique_by=lambda sink: sink.sink).map(tuple),
     budget=BUDGETS,
     last_look=st.none() | TIMES,
+    began=st.none() | st.integers(-90, 0).map(lambda seconds: NOW + dt.timedelta(seconds=seconds)),
     paused=st.none() | OPERATORS,
     shut_out=st.none() | OWN,
     in_force=st.booleans(),
@@ -135,7 +136,7 @@ def test_what_is_retired_or_paused_by_an_operator_is_never_late(feed: FeedFacts,
 def test_a_feed_that_is_late_is_never_better_for_it_and_time_alone_makes_nothing_better(
     facts: PracticeFacts, later: int
 ) -> None:
-    order = [State.HEALTHY, State.PAUSED, State.DEGRADED, State.UNATTENDED]
+    order = [State.HEALTHY, State.STARTING, State.PAUSED, State.DEGRADED, State.UNATTENDED]
     before = judge(facts, NOW)
     worse = judge(replace(facts, feeds=tuple(replace(feed, late=True) for feed in facts.feeds)), NOW)
     after = judge(facts, NOW + dt.timedelta(seconds=later))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import threading
 from collections.abc import Mapping
 
 from prometheus_client import REGISTRY
@@ -21,11 +22,13 @@ class Kept:
     def __init__(self) -> None:
         self.told: list[tuple[int | None, Mapping[str, dt.timedelta]]] = []
         self.is_away = False
+        self.news = threading.Semaphore(0)
 
     def note(self, engine: int | None, ages: Mapping[str, dt.timedelta]) -> None:
         if self.is_away:
             raise DBAPIError("", None, Exception())
         self.told.append((engine, ages))
+        self.news.release()
 
 
 def test_the_store_is_told_of_who_was_heard_since_and_a_store_that_is_away_ends_nothing() -> None:
@@ -54,3 +57,20 @@ def test_the_metric_tells_when_and_is_gone_with_its_practice() -> None:
     assert REGISTRY.get_sample_value("poller_last_look_timestamp", told) == NOW.timestamp()
     metrics.forget("HEARTC")
     assert REGISTRY.get_sample_value("poller_last_look_timestamp", told) is None
+
+
+def test_the_first_sign_of_life_of_a_practice_is_told_at_once() -> None:
+    async def told() -> list[set[str]]:
+        kept = Kept()
+        heartbeat = Heartbeat(kept, lambda: 7)
+        task = asyncio.create_task(heartbeat.run())
+        try:
+            for practices, is_news in ((("HEARTD", "HEARTE"), True), (("HEARTD",), False), (("HEARTF",), True)):
+                for practice in practices:
+                    heartbeat.beat(practice, NOW)
+                assert not is_news or await asyncio.to_thread(kept.news.acquire, timeout=10)
+        finally:
+            task.cancel()
+        return [set(ages) for _, ages in kept.told]
+
+    assert asyncio.run(told()) == [{"HEARTD", "HEARTE"}, {"HEARTD", "HEARTF"}]
