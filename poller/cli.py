@@ -38,7 +38,16 @@ from poller.commands import (
 )
 from poller.commands.as_of import as_of
 from poller.commands.audited import note
-from poller.commands.options import DEFAULT_CONFIG, ConfigOption, Practice, Reason, a_text, load, make_simulator_key
+from poller.commands.options import (
+    DEFAULT_CONFIG,
+    AsJson,
+    ConfigOption,
+    Practice,
+    Reason,
+    a_text,
+    load,
+    make_simulator_key,
+)
 from poller.core.audit import Action
 from poller.core.capability import to_json
 from poller.core.sink import Only
@@ -130,18 +139,23 @@ def _explained(error: Exception) -> PollerError:
 
 
 @app.command()
-def check(config: ConfigOption = DEFAULT_CONFIG) -> None:
-    """Read the configuration and say everything that is wrong with it, all at once; also what the store knows cannot be kept."""
+def check(config: ConfigOption = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
+    """Read the configuration and say everything that is wrong with it, all at once; also what the store knows cannot be kept.
+
+    Exits 0 if it is in order, 2 with each problem on a line. Example: poller check --config /etc/poller/poller.yaml
+    """
     make_simulator_key(config)
     if problems := configuration.problems(config):
         raise ConfigError(problems)
     loaded = configuration.load(config)
-    for code, practice in loaded.practices.items():
-        for resource_type, feed in practice.feeds.items():
-            typer.echo(f"{code} {resource_type}: {feed.describe(resource_type)}")
-    for line in plan.weigh(loaded, config):
-        typer.echo(line)
-    typer.echo(f"{config}: in order")
+    feeds = [
+        f"{code} {resource_type}: {feed.describe(resource_type)}"
+        for code, practice in loaded.practices.items()
+        for resource_type, feed in practice.feeds.items()
+    ]
+    weighed = list(plan.weigh(loaded, config))
+    told = "\n".join([*feeds, *weighed, f"{config}: in order"])
+    display.answer(told, in_json=as_json, file=str(config), feeds=feeds, notes=weighed)
 
 
 @app.command()
@@ -154,7 +168,10 @@ def demo(
     ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the simulated practices.")] = 1,
 ) -> None:
-    """Two simulated practices, polled, published, consumed, and judged against the truth. Exits 1 on any breach."""
+    """Two simulated practices, polled, published, consumed, and judged against the truth.
+
+    Exits 1 on any breach of a promise. Example: poller demo --seconds 30
+    """
     # Loaded here: the simulator's clinical content takes a second, and no other command wants it.
     from poller import watch  # noqa: PLC0415
     from poller.demo import Demo, summary  # noqa: PLC0415
@@ -182,7 +199,10 @@ def simulator(
     ] = None,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """Serve the two practices that config/poller.yaml points at, until stopped. Makes the client's key if there is none."""
+    """Serve the two practices that config/poller.yaml points at, until stopped. Makes the client's key if there is none.
+
+    Exits 0 when stopped. Example: poller simulator --changes 10
+    """
     from poller.simulator.command import demo_practices, run_simulator  # noqa: PLC0415 - as in demo
 
     logs.configure("console", "info")
@@ -204,7 +224,7 @@ def tail(
 ) -> None:
     """Show events as they come, from a temporary queue of its own; nothing is taken from anyone's queue.
 
-    Example: poller tail --practice FAMLYM --type Observation
+    Exits 0 when stopped, 5 for the broker, 6 for an unknown sink. Example: poller tail --practice FAMLYM --type Observation
     """
     loaded = load(config)
     known = {one.name: one for one in sinks_of(loaded)}
@@ -227,7 +247,10 @@ def queue_url(
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: Annotated[bool, typer.Option("--json", help="What kombu's Connection takes, as JSON.")] = False,
 ) -> None:
-    """Say how a consumer reaches the queues, as lines that a shell can evaluate. Never a password."""
+    """Say how a consumer reaches the queues, as lines that a shell can evaluate. Never a password.
+
+    Exits 0, or 2 for the configuration. Example: eval "$(poller queue-url)"
+    """
     loaded = load(config)
     url, options = loaded.broker.url, dict[str, Any]()
     if loaded.is_embedded_broker:
@@ -262,6 +285,7 @@ def history(
 ) -> None:
     """List the versions of a resource and what changed, from the store alone.
 
+    Exits 4 for the store, 6 for an unknown practice or resource.
     Example: poller history FAMLYM Observation/lab-1 --reason "asked by the practice"
     """
     resource_type, _, id_ = resource.partition("/")
@@ -284,7 +308,10 @@ def coverage(
     config: ConfigOption = DEFAULT_CONFIG,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """Say what of a practice has been read and what never was, from the store alone. Exits 3 if something never was."""
+    """Say what of a practice has been read and what never was, from the store alone.
+
+    Exits 3 if something never was, 4 for the store, 6 for an unknown practice. Example: poller coverage FAMLYM
+    """
     with Installation(load(config)) as installation:
         chosen = installation.practice(practice)
         found = installation.coverage.look(chosen.code, display_coverage.categorised(chosen))
@@ -301,7 +328,10 @@ def probe(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object, with the evidence.")] = False,
     stored: Annotated[bool, typer.Option(help="What was found last; the practice is not asked.")] = False,
 ) -> None:
-    """Ask a practice what it allows, in few calls of its budget: what can be read, how, and why not. Exits 3 if something cannot."""
+    """Ask a practice what it allows, in few calls of its budget: what can be read, how, and why not.
+
+    Exits 3 if something cannot be read, 4 for the store, 6 for an unknown practice. Example: poller probe FAMLYM
+    """
     with Installation(load(config)) as installation:
         chosen = installation.practice(practice)
         report = last_report(installation, chosen) if stored else probe_practice(installation, chosen)
@@ -314,8 +344,11 @@ def probe(
 
 
 @app.command()
-def migrate(config: ConfigOption = DEFAULT_CONFIG) -> None:
-    """Bring the database's schema and roles to this release; `run` does it too."""
+def migrate(config: ConfigOption = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
+    """Bring the database's schema and roles to this release; `run` does it too.
+
+    Exits 0 when it is there, 2 for the configuration, 4 for the store. Example: poller migrate --config /etc/poller/poller.yaml
+    """
     with Installation(load(config)) as installation:
         installation.prepare()
-    typer.echo("the schema is up to date")
+    display.answer("the schema is up to date", in_json=as_json, migrated=True)

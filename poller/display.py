@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import typer
 from rich import box
 from rich.console import Console
 from rich.table import Column, Table
@@ -117,3 +119,8 @@ def history_lines(rows: Sequence[HistoryRow]) -> Iterator[str]:
                 "resource": dict(row.body) if row.body is not None else None,
             }
         ).decode()
+
+
+def answer(words: str, *, in_json: bool, **said: object) -> None:
+    """What a command has done, in words, or the same as one JSON object."""
+    typer.echo(json.dumps(said) if in_json else words)

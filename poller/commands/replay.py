@@ -24,7 +24,7 @@ from poller import display
 from poller.app import Installation, sinks_of
 from poller.commands.audited import note
 from poller.commands.ids import listed_ids
-from poller.commands.options import DEFAULT_CONFIG, ConfigOption, Practice, Reason, a_text, load, place, utc
+from poller.commands.options import DEFAULT_CONFIG, AsJson, ConfigOption, Practice, Reason, a_text, load, place, utc
 from poller.core.audit import Action
 from poller.core.sink import Payload, Sink
 from poller.errors import DEGRADED, ConfigError, NotFound, StoreError
@@ -159,7 +159,7 @@ def start(
 def list_(config: ConfigOption = DEFAULT_CONFIG, as_json: Json = False) -> None:
     """Show replays, the latest first, and how far each is.
 
-    Example: poller replay list --json
+    Exits 0, or 4 for the store. Example: poller replay list --json
     """
     with Installation(load(config)) as installation:
         found = installation.replays.listed()
@@ -202,7 +202,9 @@ def resume(
 
 
 @app.command()
-def cancel(replay: ReplayId, reason: Reason = "", config: ConfigOption = DEFAULT_CONFIG) -> None:
+def cancel(
+    replay: ReplayId, reason: Reason = "", config: ConfigOption = DEFAULT_CONFIG, as_json: AsJson = False
+) -> None:
     """Give a replay up; delivery to a live queue that waited for it goes on. What has gone out stays.
 
     Exits 6 if it is not there or has ended. Example: poller replay cancel 20261126T120000000
@@ -212,7 +214,8 @@ def cancel(replay: ReplayId, reason: Reason = "", config: ConfigOption = DEFAULT
         note(installation, Action.REPLAY_CANCEL, record.practice, reason, replay=replay)
         if not installation.replays.cancel(record):
             raise NotFound(f"replay {replay} is {record.state} already")
-    typer.echo(f"{replay} cancelled after {record.sent} events")
+    told = f"{replay} cancelled after {record.sent} events"
+    display.answer(told, in_json=as_json, replay=replay, sent=record.sent, state="cancelled")
 
 
 def _check_destination(

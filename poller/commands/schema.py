@@ -51,7 +51,7 @@ def written(document: dict[str, Any]) -> str:
 def event(payload: PayloadOption = None) -> None:
     """The JSON Schema (draft-07) of an event.
 
-    Example: poller schema event --payload id-only
+    Exits 0. Example: poller schema event --payload id-only
     """
     typer.echo(written(event_schema(payload)), nl=False)
 
@@ -60,7 +60,7 @@ def event(payload: PayloadOption = None) -> None:
 def config_() -> None:
     """The JSON Schema (draft-07) of the configuration file, for an editor.
 
-    Example: poller schema config > poller.schema.json
+    Exits 0. Example: poller schema config > poller.schema.json
     """
     typer.echo(written(config_schema()), nl=False)
 
@@ -69,7 +69,7 @@ def config_() -> None:
 def status() -> None:
     """The JSON Schema (draft-07) of `poller status --json`.
 
-    Example: poller schema status
+    Exits 0. Example: poller schema status
     """
     typer.echo(written(status_schema()), nl=False)
 
@@ -78,7 +78,7 @@ def status() -> None:
 def why() -> None:
     """The JSON Schema (draft-07) of `poller why --json`.
 
-    Example: poller schema why
+    Exits 0. Example: poller schema why
     """
     typer.echo(written(why_schema()), nl=False)
 
@@ -87,7 +87,7 @@ def why() -> None:
 def verify() -> None:
     """The JSON Schema (draft-07) of `poller verify --json`.
 
-    Example: poller schema verify
+    Exits 0. Example: poller schema verify
     """
     typer.echo(written(verify_schema()), nl=False)
 
@@ -96,7 +96,7 @@ def verify() -> None:
 def reconcile() -> None:
     """The JSON Schema (draft-07) of `poller reconcile --json`.
 
-    Example: poller schema reconcile
+    Exits 0. Example: poller schema reconcile
     """
     typer.echo(written(reconcile_schema()), nl=False)
 
@@ -109,7 +109,7 @@ def asyncapi_(
 ) -> None:
     """AsyncAPI 3.0 of exchanges, queues and messages.
 
-    Example: poller schema asyncapi --config config/poller.yaml
+    Exits 0, or 2 for the configuration. Example: poller schema asyncapi --config config/poller.yaml
     """
     sinks = sinks_of(load(config)) if config is not None else _SHIPPED
     typer.echo(written(asyncapi(sinks, version("ehr-poller"))), nl=False)
@@ -119,7 +119,7 @@ def asyncapi_(
 def all_(out: Annotated[Path, typer.Option(help="Directory for the files.")]) -> None:
     """Write every document to a directory, as the package carries them in poller/schemas.
 
-    Example: poller schema all --out poller/schemas
+    Exits 0 when they are written. Example: poller schema all --out poller/schemas
     """
     out.mkdir(parents=True, exist_ok=True)
     for name, document in documents().items():

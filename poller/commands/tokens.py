@@ -14,7 +14,7 @@ from rich.table import Table
 from poller import display
 from poller.app import Installation
 from poller.commands.audited import note
-from poller.commands.options import DEFAULT_CONFIG, ConfigOption, Reason, a_text, load
+from poller.commands.options import DEFAULT_CONFIG, AsJson, ConfigOption, Reason, a_text, load
 from poller.config.values import parse_duration
 from poller.core.audit import WHOLE, Action
 from poller.errors import ConfigError
@@ -69,7 +69,7 @@ def list_(
 ) -> None:
     """Show whom there are tokens for; never a token.
 
-    Example: poller tokens list --json
+    Exits 0, or 4 for the store. Example: poller tokens list --json
     """
     with Installation(load(config)) as installation:
         found = installation.tokens.listed()
@@ -85,7 +85,7 @@ def list_(
 
 
 @app.command()
-def revoke(name: Name, reason: Reason = "", config: ConfigOption = DEFAULT_CONFIG) -> None:
+def revoke(name: Name, reason: Reason = "", config: ConfigOption = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
     """Let nobody read with a token any more, from the next request on.
 
     Exits 6 if none of this name is valid. Example: poller tokens revoke billing
@@ -93,7 +93,7 @@ def revoke(name: Name, reason: Reason = "", config: ConfigOption = DEFAULT_CONFI
     with Installation(load(config)) as installation:
         note(installation, Action.TOKENS_REVOKE, WHOLE, reason, token=name)
         installation.tokens.revoke(name)
-    typer.echo(f"{name} revoked")
+    display.answer(f"{name} revoked", in_json=as_json, token=name, revoked=True)
 
 
 def _to_json(token: Token) -> dict[str, object]:
