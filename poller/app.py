@@ -225,6 +225,7 @@ class Engine:
         for code in following.config.practices:
             tell(code, found)
         self._masters = masters_of(following.config)
+        self._masters.load()
         locked = self._installation.keys.refusals(self._masters, list(following.config.practices))
         return [*(f"{following.path}: encryption.keys: {one}" for one in locked)] + [
             one.at(following.path) for one in found if not one.outgrown

@@ -7,6 +7,7 @@ installation needs nothing of what the embedded server takes to start.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
@@ -16,6 +17,7 @@ from sqlalchemy import Engine as Database
 
 from poller.broker.port import Broker, Eraser
 from poller.config import Config, PracticeConfig
+from poller.config.encryption import MasterKey
 from poller.config.sinks import start_of
 from poller.core.sink import Only, Sink
 from poller.errors import Code, NotFound, StoreError
@@ -70,8 +72,12 @@ def sources_of(config: Config) -> dict[str, str]:
 
 
 def masters_of(config: Config) -> Masters:
-    """The master keys that the configuration names. Raises ConfigError for one that cannot be had."""
-    return Masters([Master(one.name, AESGCM(one.key())) for one in config.encryption.keys])
+    """The master keys that the configuration names, each read when it is first wanted."""
+
+    def reading(key: MasterKey) -> Callable[[], AESGCM]:
+        return lambda: AESGCM(key.key())
+
+    return Masters([Master(one.name, reading(one)) for one in config.encryption.keys])
 
 
 class Installation:
@@ -144,29 +150,30 @@ class Installation:
 
     @cached_property
     def masters(self) -> Masters:
-        """The master keys in force: read once, and again by whoever takes up another configuration. Raises ConfigError."""
+        """The master keys in force: read once, and again by whoever takes up another configuration."""
         return masters_of(self.config)
 
     def vault(self, role: str) -> Vault:
-        """Where bodies are sealed and opened by who acts as ``role``. Raises ConfigError as above."""
+        """Where bodies are sealed and opened by who acts as ``role``. What needs a master key raises ConfigError if it cannot be had."""
         return Vault(self.engine(role, 1), self.masters)
 
     @cached_property
     def keys(self) -> KeyStore:
-        """The practices' keys. Raises StoreError on a database that was not migrated, and ConfigError as above."""
+        """The practices' keys. Raises StoreError on a database that was not migrated."""
         self._require_schema()
         return KeyStore(self.engine(postgres.ENGINE, 1), self.masters)
 
     def sealing(self, practice: str) -> Sealing:
-        """Seals what stands unsealed, as the owner of the tables. Raises StoreError and ConfigError as above."""
+        """Seals what stands unsealed, as the owner of the tables. Raises StoreError as above."""
         self._require_schema()
         return Sealing(self.engine(postgres.OWNER, 1), Vault(self.engine(postgres.ENGINE, 1), self.masters), practice)
 
     def prepare(self) -> None:
         """Bring the schema to this release; tie it to the digest key, and prove that the master keys open what they must.
 
-        Raises StoreError, and ConfigError as above.
+        Raises StoreError, and ConfigError for a master key that cannot be had.
         """
+        self.masters.load()
         postgres.migrate(self.store_conninfo)
         postgres.prove_digest_key(self.engine(postgres.ENGINE), self.digest_key)
         if refused := self.keys.refusals(self.masters, list(self.config.practices)):

@@ -35,14 +35,14 @@ class Written:
     """Without comments."""
 
     @classmethod
-    def read(cls, path: Path) -> Written:
-        """From the file. Raises ConfigError with all that is wrong."""
-        return cls.of(loader.text_of(path), path)
+    def read(cls, path: Path, *, master_keys: bool = True) -> Written:
+        """From the file. Raises ConfigError with all that is wrong. ``master_keys``: whether they must be at hand."""
+        return cls.of(loader.text_of(path), path, master_keys=master_keys)
 
     @classmethod
-    def of(cls, text: str, path: Path) -> Written:
+    def of(cls, text: str, path: Path, *, master_keys: bool = True) -> Written:
         """From a text, as if it stood in the file. Raises ConfigError."""
-        return cls(path, loader.load_text(text, path), document.without_comments(text))
+        return cls(path, loader.load_text(text, path, master_keys=master_keys), document.without_comments(text))
 
 
 Check = Callable[[Written, Config | None], Sequence[str]]

@@ -34,6 +34,7 @@ def _progress() -> Iterator[Callable[[int], None]]:
 def _require_everywhere(installation: Installation) -> None:
     """What these commands write must be readable for whoever runs. Raises ConfigError without a master key, and KeyMissing."""
     installation.masters.require()
+    installation.masters.load()
     installation.configurations.require_master(installation.masters.current)
 
 
@@ -63,7 +64,7 @@ def list_(
 
     Example: poller keys list --json
     """
-    with Installation(load(config)) as installation:
+    with Installation(load(config, master_keys=False)) as installation:
         found = installation.keys.listed()
     if as_json:
         for one in found:

@@ -82,15 +82,15 @@ def make_simulator_key(path: Path) -> Path:
     return key
 
 
-def load(path: Path) -> Config:
-    """The configuration, with the logs set up as it says. Raises ConfigError."""
-    return load_written(path).config
+def load(path: Path, *, master_keys: bool = True) -> Config:
+    """The configuration, with the logs set up as it says. Raises ConfigError. ``master_keys``: whether they must be at hand."""
+    return load_written(path, master_keys=master_keys).config
 
 
-def load_written(path: Path) -> Written:
+def load_written(path: Path, *, master_keys: bool = True) -> Written:
     """The same, with the text. Raises ConfigError."""
     make_simulator_key(path)
-    written = Written.read(path)
+    written = Written.read(path, master_keys=master_keys)
     logs.configure(written.config.logging.format, written.config.logging.level)
     return written
 
@@ -117,7 +117,7 @@ def last_good(path: Path, data_dir: Path | None, broken: ConfigError) -> tuple[W
         except NotFound as error:
             raise ConfigError([*broken.problems, f"{path}: {error}"]) from None
     try:
-        written = Written.of(revision.written, path)
+        written = Written.of(revision.written, path, master_keys=False)  # `run` looks for them itself
     except ConfigError as error:
         problems = [f"revision {revision.revision}: {problem}" for problem in error.problems]
         raise ConfigError([*broken.problems, *problems]) from None
@@ -129,7 +129,7 @@ def last_good(path: Path, data_dir: Path | None, broken: ConfigError) -> tuple[W
 def installed(path: Path) -> Iterator[Installation]:
     """Store and broker, for commands that must not fail because someone has just broken the file: then by what was accepted last."""
     try:
-        config = load(path)
+        config = load(path, master_keys=False)  # who opens a body is told then
     except ConfigError as broken:
         config = last_good(path, None, broken)[0].config
     with Installation(config) as installation:

@@ -40,7 +40,7 @@ def list_(config: ConfigOption = DEFAULT_CONFIG, as_json: AsJson = False) -> Non
 
     Example: poller sinks list --json
     """
-    loaded = load(config)
+    loaded = load(config, master_keys=False)
     with Installation(loaded) as installation:
         books = installation.sinks.books()
         theirs = {
@@ -78,7 +78,7 @@ def show(
 
     Example: poller sinks show changes --practice FAMLYMED
     """
-    loaded = load(config)
+    loaded = load(config, master_keys=False)
     with Installation(loaded) as installation:
         note(installation, Action.SINKS_SHOW, practice or WHOLE, reason, sink=sink)
         parked = installation.sinks.parked(sink, practice)

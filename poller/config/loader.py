@@ -53,13 +53,16 @@ def text_of(path: Path) -> str:
         raise ConfigError([error.problem.at(path)]) from None
 
 
-def load_text(text: str, path: Path) -> Config:
-    """The configuration that ``text`` holds, as if it stood in ``path``. ConfigError as above."""
+def load_text(text: str, path: Path, *, master_keys: bool = True) -> Config:
+    """The configuration that ``text`` holds, as if it stood in ``path``. ConfigError as above.
+
+    ``master_keys``: whether they must be at hand, which is for who opens no body to waive.
+    """
     try:
         root, found = document.parse(text)
     except document.Unreadable as error:
         raise ConfigError([error.problem.at(path)]) from None
-    config, more = _check(root, path)
+    config, more = _check(root, path, master_keys=master_keys)
     found = sorted(
         {(problem.line, problem.text): problem for problem in (*found, *more)}.values(), key=lambda p: p.line
     )
@@ -111,11 +114,12 @@ def _data_dir(root: Node) -> Path:
     return said if isinstance(said, Path) else Path.cwd() / ".poller"
 
 
-def _check(root: Node, path: Path) -> tuple[Config | None, list[Problem]]:
+def _check(root: Node, path: Path, *, master_keys: bool) -> tuple[Config | None, list[Problem]]:
     around: Surroundings = {
         "beside": Path.cwd() / path.parent,
         "data_dir": _data_dir(root),
         "environment": os.environ,
+        "master_keys": master_keys,
         "usable": {},
     }
     merged, found = defaults.merge(root)

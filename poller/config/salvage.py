@@ -94,6 +94,7 @@ def _found(text: str, path: Path, data_dir: Path | None) -> Found | None:
         "beside": Path.cwd() / path.parent,
         "data_dir": directory,
         "environment": os.environ,
+        "master_keys": False,
         "usable": {},
     }
     given: dict[str, object] = {"data_dir": str(directory)}

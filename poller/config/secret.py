@@ -28,6 +28,8 @@ class Surroundings(TypedDict):
     """Where relative paths begin: the directory of the YAML file."""
     data_dir: Path
     environment: Mapping[str, str]
+    master_keys: bool
+    """Whether they must be at hand."""
     usable: dict[Secret, str | None]
     """Why a key cannot be used, of each that was looked at: practices often share one, and looking takes a while."""
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cryptography.exceptions import InvalidTag
@@ -41,12 +40,19 @@ LAST = 32_767
 """The highest number that a key can have."""
 
 
-@dataclass(frozen=True, slots=True)
 class Master:
-    """A master key, and what the configuration calls it."""
+    """A master key, and what the configuration calls it. Read when it is first wanted: many commands can do without."""
 
-    name: str
-    cipher: AESGCM = field(repr=False)
+    def __init__(self, name: str, cipher: AESGCM | Callable[[], AESGCM]) -> None:
+        self.name = name
+        self._cipher = cipher
+
+    @property
+    def cipher(self) -> AESGCM:
+        """Raises ConfigError if the key cannot be had, and then looks again at the next time."""
+        if not isinstance(self._cipher, AESGCM):
+            self._cipher = self._cipher()
+        return self._cipher
 
 
 class Masters:
@@ -66,6 +72,11 @@ class Masters:
                     "encryption.keys names no master key; name one, as in {keys: [{name: k2026, file: /etc/poller/k2026}]}"
                 ]
             )
+
+    def load(self) -> None:
+        """Read those that were not yet. Raises ConfigError for the first that cannot be had."""
+        for one in self._masters:
+            _ = one.cipher
 
     @property
     def current(self) -> str:

@@ -19,7 +19,7 @@ from typer.testing import CliRunner, Result
 from poller.cli import app
 from poller.control import whoami
 from poller.core.audit import Action
-from poller.errors import KeyMissing, PollerError
+from poller.errors import DEGRADED, ConfigError, KeyMissing, PollerError
 from poller.store.audit import AuditRetention
 from poller.store.configurations import ConfigurationStore
 from poller.store.deletes import Breaker
@@ -139,6 +139,36 @@ def test_nothing_is_wrapped_by_a_key_that_a_running_engine_does_not_have(
     assert isinstance(result.exception, KeyMissing)
     assert "the master key k1 is not in the configuration that engine host:1, host:2 runs by" in str(result.exception)
     assert (state(admin), noted(admin)) == (before, [])
+
+
+@pytest.mark.parametrize("key", ["{name: k1, env: GONE}", '{name: k1, command: ["false"]}'])
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ("status", DEGRADED),
+        ("sinks list", 0),
+        ("sinks show changes", 0),
+        ("why p1 Observation/o1", DEGRADED),
+        ("keys list", 0),
+        ("keys rotate p1", ConfigError.exit_code),
+        ("keys rewrap", ConfigError.exit_code),
+        ("keys encrypt p1", ConfigError.exit_code),
+        ("run", ConfigError.exit_code),
+        ("run --last-good", ConfigError.exit_code),
+    ],
+)
+def test_what_opens_no_body_does_without_a_master_key_that_cannot_be_had(
+    run: Callable[..., Result], engine: Engine, tmp_path: Path, key: str, command: str, code: int
+) -> None:
+    path = tmp_path / "poller.yaml"
+    path.write_text(path.read_text("utf-8").replace("{name: k1, env: MASTER}", key), "utf-8")
+    ConfigurationStore(engine).accept("poller", path.read_text("utf-8"), actor="ann", reason="because")
+    result = run(*command.split())
+    if code != ConfigError.exit_code:
+        assert (result.exit_code, isinstance(result.exception, PollerError)) == (code, False), result.exception
+        return
+    assert isinstance(result.exception, ConfigError)
+    assert "encryption.keys" in str(result.exception)
 
 
 def state(admin: psycopg.Connection) -> list[Any]:
