@@ -16,7 +16,7 @@ from rich.table import Table
 from poller import display, keys
 from poller.app import Installation
 from poller.commands.audited import note
-from poller.commands.options import DEFAULT_CONFIG, ConfigOption, Practice, Reason, load
+from poller.commands.options import DEFAULT_CONFIG, AsJson, ConfigOption, Practice, Reason, load
 from poller.core.audit import WHOLE, Action
 
 
@@ -46,13 +46,17 @@ def new(
     out: Annotated[Path, typer.Option(help="Where the private key goes (PEM, readable by its owner only).")],
     kid: Annotated[str | None, typer.Option(help="Key id; without, the RFC 7638 thumbprint.")] = None,
     force: Annotated[bool, typer.Option(help="Overwrite a key that is there.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """Make the client's private key and, beside it, the JWKS to publish where the vendor can fetch it."""
+    """Make the client's private key and, beside it, the JWKS to publish where the vendor can fetch it.
+
+    Exits 1 if a key is there already. Example: poller keys new --out keys/client.pem
+    """
     out.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     pair = keys.new_key(out, kid, force=force)
-    typer.echo(f"private key: {pair.private_path}")
-    typer.echo(f"public JWKS: {pair.jwks_path} (publish this one)")
-    typer.echo(f"kid: {pair.kid}")
+    told = f"private key: {pair.private_path}\npublic JWKS: {pair.jwks_path} (publish this one)\nkid: {pair.kid}"
+    paths = {"private_key": str(pair.private_path), "jwks": str(pair.jwks_path)}
+    display.answer(told, in_json=as_json, **paths, kid=pair.kid)
 
 
 @app.command("list")
@@ -62,7 +66,7 @@ def list_(
 ) -> None:
     """Show which keys practices have, and which master key wraps each; never a key.
 
-    Example: poller keys list --json
+    Exits 0, or 4 for the store. Example: poller keys list --json
     """
     with Installation(load(config, master_keys=False)) as installation:
         found = installation.keys.listed()
@@ -80,7 +84,9 @@ def list_(
 
 
 @app.command()
-def rotate(practice: Practice, reason: Reason = "", config: ConfigOption = DEFAULT_CONFIG) -> None:
+def rotate(
+    practice: Practice, reason: Reason = "", config: ConfigOption = DEFAULT_CONFIG, as_json: AsJson = False
+) -> None:
     """Give a practice a new key for what it writes from now on; what is stored keeps the key that it has.
 
     Who runs takes it up by itself. Exits 2 without a master key, 4 if an engine that runs does not have it, 6 for an unknown practice.
@@ -91,11 +97,12 @@ def rotate(practice: Practice, reason: Reason = "", config: ConfigOption = DEFAU
         _require_everywhere(installation)
         note(installation, Action.KEYS_ROTATE, code, reason)
         number = installation.keys.rotate(code)
-    typer.echo(f"practice {code}: key {number} seals what is written from now on")
+    told = f"practice {code}: key {number} seals what is written from now on"
+    display.answer(told, in_json=as_json, practice=code, key=number)
 
 
 @app.command()
-def rewrap(reason: Reason = "", config: ConfigOption = DEFAULT_CONFIG) -> None:
+def rewrap(reason: Reason = "", config: ConfigOption = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
     """Wrap the keys of this configuration's practices by the first of encryption.keys; it says whether the others may go then.
 
     Exits 2 without a master key, 3 if keys are still made under another, 4 if one is missing that has wrapped a key, or an engine that runs
@@ -108,16 +115,19 @@ def rewrap(reason: Reason = "", config: ConfigOption = DEFAULT_CONFIG) -> None:
         count = installation.keys.rewrap(practices)
         current = installation.masters.current
         others = installation.keys.others(practices)
-    if not others:
-        typer.echo(f"{count} keys wrapped anew; {current} wraps them all")
-        return
-    typer.echo(f"{count} keys wrapped anew; {current} wraps all of the practices of this configuration, and not these:")
+    told = f"{count} keys wrapped anew; {current} wraps them all"
+    if others:
+        told = f"{count} keys wrapped anew; {current} wraps all of the practices of this configuration, and not these:"
     for practice, masters in others.items():
-        typer.echo(f"practice {practice}: wrapped by {', '.join(masters)}; keep that")
+        told += f"\npractice {practice}: wrapped by {', '.join(masters)}; keep that"
+    kept = {practice: list(masters) for practice, masters in others.items()}
+    display.answer(told, in_json=as_json, master=current, wrapped=count, others=kept)
 
 
 @app.command()
-def encrypt(practice: Practice, reason: Reason = "", config: ConfigOption = DEFAULT_CONFIG) -> None:
+def encrypt(
+    practice: Practice, reason: Reason = "", config: ConfigOption = DEFAULT_CONFIG, as_json: AsJson = False
+) -> None:
     """Encrypt what was stored before encryption was turned on, batch by batch; stopped and begun again, it goes on.
 
     Needs the login that migrates the database. Exits 2 without a master key, 4 without that right or if an engine that runs
@@ -133,4 +143,5 @@ def encrypt(practice: Practice, reason: Reason = "", config: ConfigOption = DEFA
             for sealed in installation.sealing(code).run():
                 count += sealed
                 tell(count)
-    typer.echo(f"practice {code}: {count} bodies encrypted; VACUUM FULL removes what stood in their place")
+    told = f"practice {code}: {count} bodies encrypted; VACUUM FULL removes what stood in their place"
+    display.answer(told, in_json=as_json, practice=code, encrypted=count)

@@ -123,6 +123,7 @@ def park(
     resource_type: OfType = None,
     id_: OfId = None,
     config: ConfigOption = DEFAULT_CONFIG,
+    as_json: AsJson = False,
 ) -> None:
     """Have an event parked that has not gone out: the next that waits, of a type, of a resource, or the one with a sequence.
 
@@ -147,7 +148,8 @@ def park(
         which = {"sequence": sequence, "type": resource_type, "id": id_}
         note(installation, Action.SINKS_PARK, practice, reason, actor, sink=sink, **which)
         found = installation.sinks.ask_parking(chosen, selection, actor=actor, reason=reason)
-    typer.echo(f"{wire_sequence(*found)} will be parked when the sink comes to it;\nsee `poller sinks show {sink}`")
+    told = f"{wire_sequence(*found)} will be parked when the sink comes to it;\nsee `poller sinks show {sink}`"
+    display.answer(told, in_json=as_json, sink=sink, practice=practice, sequence=wire_sequence(*found))
 
 
 @app.command()
@@ -158,15 +160,17 @@ def release(
     id_: OfId = None,
     reason: Reason = "",
     config: ConfigOption = DEFAULT_CONFIG,
+    as_json: AsJson = False,
 ) -> None:
     """Let parked events go on: a running poller sends them, each resource's in order. One that is refused again is parked again.
 
+    Exits 0, also where none is parked, 6 for a sink that has not begun there.
     Example: poller sinks release changes FAMLYMED --type DocumentReference
     """
     with Installation(load(config)) as installation:
         note(installation, Action.SINKS_RELEASE, practice, reason, sink=sink, type=resource_type, id=id_)
         count = installation.sinks.release(sink, practice, resource_type, id_)
-    typer.echo(f"{count} released")
+    display.answer(f"{count} released", in_json=as_json, sink=sink, practice=practice, released=count)
 
 
 @app.command()
@@ -177,9 +181,11 @@ def discard(
     id_: OfId = None,
     reason: Reason = "",
     config: ConfigOption = DEFAULT_CONFIG,
+    as_json: AsJson = False,
 ) -> None:
     """Give parked events up: this sink never gets them. The books keep their number; other sinks and the history keep the events.
 
+    Exits 6 where nothing of that is parked.
     Example: poller sinks discard changes FAMLYMED --type DocumentReference --id the-id
     """
     which, count = {"type": resource_type, "id": id_}, 0
@@ -195,7 +201,7 @@ def discard(
         if not count:
             note(installation, Action.SINKS_DISCARD, practice, reason, sink=sink, **which)
             raise NotFound("nothing of that is parked; see `poller sinks show`")
-    typer.echo(f"{count} discarded")
+    display.answer(f"{count} discarded", in_json=as_json, sink=sink, practice=practice, discarded=count)
 
 
 def _lines(objects: Iterable[Mapping[str, Any]]) -> None:
