@@ -27,8 +27,9 @@ SECONDS = 240.0
 
 
 def blocks() -> list[str]:
-    """The README's shell blocks, in order."""
-    text = (TOP / "README.md").read_text("utf-8")
+    """The README's shell blocks, in order; those of backups are run by ``tests/integration/test_backup.py``."""
+    before, _, backups = (TOP / "README.md").read_text("utf-8").partition("\n### Back up, restore, upgrade\n")
+    text = before + backups.partition("\n### ")[2]
     found = re.findall(r"^( *)```sh\n(.*?)^\1```$", text, re.MULTILINE | re.DOTALL)
     return [textwrap.dedent(block) for _, block in found]
 
