@@ -284,6 +284,7 @@ class Engine:
             ),
             paused,
             self._heartbeat.beat,
+            self._heartbeat.fare,
         )
 
     @contextlib.asynccontextmanager

@@ -234,6 +234,8 @@ def _practice(health: Health, *, only_late: bool) -> dict[str, Any]:
         "state": health.state.value,
         "lastLook": _at(facts.last_look),
         "lookedBy": facts.looked_by,
+        "failure": facts.failure,
+        "failingSince": _at(facts.failing_since),
         "budget": {
             "limit": budget.limit,
             "leave": budget.leave,

@@ -118,6 +118,8 @@ def facts_of(scope: Scope, code: str, seen: Seen, books: Iterable[Books]) -> Pra
         last_look=row.looked_at,
         looked_by=row.looked_by,
         began=scope.began,
+        failure=row.failure,
+        failing_since=row.failed_at,
         paused=row.pauses.get(ALL),
         shut_out=row.shut_out.get(ALL),
         in_force=code in scope.in_force,

@@ -29,6 +29,10 @@ class Keeper(Protocol):
         """By practice, how long ago it was last looked after. Raises DBAPIError."""
         ...
 
+    def note_failures(self, engine: int | None, failures: Mapping[str, str | None]) -> None:
+        """By practice, the code of the error in which reading it ended; None: a pass has ended well since. Raises DBAPIError."""
+        ...
+
 
 class Heartbeat:
     """Hears practices, and tells the store of all of them in one statement. All methods belong to one event loop."""
@@ -41,6 +45,10 @@ class Heartbeat:
         """By practice, when it was heard since the store was told, by the monotonic clock."""
         self._known: set[str] = set()
         """Practices that were ever heard."""
+        self._fares: dict[str, str | None] = {}
+        """By practice, what of :meth:`fare` the store has not been told."""
+        self._sound: set[str] = set()
+        """Practices of which a pass has ended well, and nothing has failed since."""
         self._news = asyncio.Event()
         """Set by what must not wait for the next regular note."""
 
@@ -52,8 +60,16 @@ class Heartbeat:
             self._known.add(practice)
             self._news.set()
 
+    def fare(self, practice: str, failure: str | None) -> None:
+        """Reading a practice ended in an error of this code and begins anew; or, None, a pass of it has ended well."""
+        if failure is None and practice in self._sound:
+            return
+        (self._sound.add if failure is None else self._sound.discard)(practice)
+        self._fares[practice] = failure
+        self._news.set()
+
     async def run(self) -> None:
-        """Tell the store at once of a practice that is heard for the first time; until cancelled."""
+        """Tell the store at once of a practice that is heard for the first time, and of how one fares; until cancelled."""
         while True:
             await self._news.wait()
             self._news.clear()
@@ -62,11 +78,16 @@ class Heartbeat:
     async def keep(self) -> None:
         """Tell the store of those that were heard since; what it does not take is told by the next beats."""
         heard, self._heard = self._heard, {}
-        if not heard:
+        fares, self._fares = self._fares, {}
+        if not heard and not fares:
             return
         now = time.monotonic()
         ages = {practice: dt.timedelta(seconds=now - at) for practice, at in heard.items()}
         try:
-            await asyncio.to_thread(self._store.note, self._engine(), ages)
+            if ages:
+                await asyncio.to_thread(self._store.note, self._engine(), ages)
+            if fares:
+                await asyncio.to_thread(self._store.note_failures, self._engine(), fares)
         except DBAPIError as error:
+            self._fares = fares | self._fares  # no later beat repeats them
             log.warning("signs of life will be noted later", action="heartbeat.fail", error=type(error).__name__)

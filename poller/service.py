@@ -95,6 +95,8 @@ class Service:
         self._beside = Beside(config, lease, errands, stores.states, self._cycle.targets, clock) if errands else None
         if self._beside is not None:
             self._beside.after_export = self._settle_soon
+        self.ended_well: Callable[[], None] = lambda: None
+        """Called after each pass that ends well."""
         self._standing = Standing()
         self._keeping = asyncio.Lock()
         self._refused_by: dict[tuple[str, Kind], set[str]] = {}
@@ -187,6 +189,8 @@ class Service:
 
     def _after_pass(self, report: PassReport) -> None:
         self._reconciling.note_pass(report)
+        if report.failure is None:
+            self.ended_well()
         if report.missed:
             self._spawn(self._judge_windows(report))
         if report.doubted:

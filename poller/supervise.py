@@ -24,7 +24,7 @@ from poller.clock import Clock
 from poller.config import PracticeConfig
 from poller.config.difference import without_feeds
 from poller.core.pause import PRACTICE
-from poller.errors import LeaseLost, LeaseTaken, StoreError
+from poller.errors import Code, LeaseLost, LeaseTaken, PollerError, StoreError
 from poller.rounds import Rounds
 from poller.service import Service, Source, Stores
 from poller.store.engine import sqlstate
@@ -46,8 +46,18 @@ _LEASE_RETRY = 2.0
 S = TypeVar("S", bound=Source)
 
 
-def _unheard(_practice: str, _now: dt.datetime) -> None:
+def _unheard(_practice: str, _said: object) -> None:
     """Nobody listens for signs of life."""
+
+
+def _code(error: Exception) -> str:
+    """What may be told of an error: our own code, or Postgres's; never words, which may hold a patient's data."""
+    if isinstance(error, PollerError):
+        return error.code.value
+    if isinstance(error, DBAPIError):
+        state = sqlstate(error)
+        return state if state.startswith("SQLSTATE") else Code.STORE_UNREACHABLE.value
+    return Code.DEFECT.value
 
 
 class Supervisor(Generic[S]):
@@ -65,12 +75,15 @@ class Supervisor(Generic[S]):
         errands: Callable[[PracticeConfig, Lease, S], Errands] | None = None,
         paused: Collection[str] = (),
         looked: Callable[[str, dt.datetime], None] = _unheard,
+        fared: Callable[[str, str | None], None] = _unheard,
     ) -> None:
         """``paused``: the feeds that an operator has paused; :data:`PRACTICE` for all.
 
-        ``looked`` is told each time the practice was looked after.
+        ``looked`` is told each time the practice was looked after; ``fared`` of each error that it begins again after, by its code, and, by
+        None, of passes that end well.
         """
         self._looked = looked
+        self._fared = fared
         self._errands = errands
         self._config = config
         self._paused = frozenset(paused)
@@ -127,6 +140,7 @@ class Supervisor(Generic[S]):
                 await self._rest(_LEASE_RETRY)
             except (StoreError, DBAPIError) as error:
                 failures += 1
+                self._fared(self._config.code, _code(error))
                 self._log.error(
                     "the store failed; the practice begins again",
                     action="practice.restart",
@@ -135,8 +149,9 @@ class Supervisor(Generic[S]):
                 )
                 await self._rest(min(_RESTART_CEILING, 0.5 * 2 ** min(failures, 8)))
             # A defect of ours in one practice must not end the others: it is said, and the practice goes on.
-            except Exception:  # noqa: BLE001
+            except Exception as error:  # noqa: BLE001
                 failures += 1
+                self._fared(self._config.code, _code(error))
                 self._log.exception(
                     "an unexpected error; the practice begins again", action="practice.restart", failures=failures
                 )
@@ -211,6 +226,7 @@ class Supervisor(Generic[S]):
         errands = self._errands(config, lease, source) if self._errands is not None else None
         service = Service(config, self._stores, lease, source, self._clock, self._digest_key, self._on_commit, errands)
         service.owed_from(self._resumed)
+        service.ended_well = lambda: self._fared(config.code, None)
         jobs = [
             self._rounds.add(config.code, job, every)
             for job, every in (

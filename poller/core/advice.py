@@ -96,6 +96,17 @@ def next_for_removed(code: str, parked_at: str | None) -> str:
     return f"put {code} back into practices until its events have gone out{give_up}"
 
 
+def next_for_failure(code: str) -> str:
+    """What to do about an error that a practice begins again after, by our code, or Postgres's."""
+    if code == "key-missing":
+        return "name the master key in encryption.keys again, then `poller reload`; `poller keys list` says which one is missing"
+    if code == "store-unreachable" or code.startswith(("SQLSTATE 08", "SQLSTATE 53", "SQLSTATE 57")):
+        return "look at Postgres and at its log; it goes on by itself when that is mended"
+    if code == "defect" or code.startswith("SQLSTATE"):
+        return "a defect, most likely: report it with what the log says (action=practice.restart); it is tried again by itself"
+    return f"see {code} in the runbook, and action=practice.restart in the log; it is tried again by itself"
+
+
 def next_for_source(source: str, code: str) -> str:
     """What to do about a source of patients that cannot be gone through."""
     if source == "roster":

@@ -147,6 +147,10 @@ class PracticeFacts:
     configured: bool = True
     """Whether that or the file does; else what is left of it is told."""
     failing_sources: tuple[PatientSourceFacts, ...] = ()
+    failure: str | None = None
+    """The code of the error, ours or Postgres's, that reading it ended in, where no pass has ended well since;"""
+    failing_since: dt.datetime | None = None
+    """when it first did."""
 
 
 @dataclass(frozen=True, slots=True)

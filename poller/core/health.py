@@ -14,6 +14,7 @@ from typing import Final
 
 from poller.core.advice import (
     late_words,
+    next_for_failure,
     next_for_late,
     next_for_parked,
     next_for_pause,
@@ -67,6 +68,7 @@ class Cause(StrEnum):
     """What is found, most urgent first: what stands behind another comes before it."""
 
     NO_POLLER = "no poller"
+    BEGINS_AGAIN = "begins again"
     SHUT_OUT = "shut out"
     REFUSED = "refused"
     FEED_PAUSED = "feed paused"
@@ -212,6 +214,10 @@ def _findings(facts: PracticeFacts, feeds: Sequence[FeedHealth], now: dt.datetim
         )
     if not facts.in_force:
         yield Finding(Cause.NOT_IN_FORCE, "it is in the file, and not in force", "`poller reload` takes it up")
+    if facts.failure is not None and facts.paused is None:
+        since = f" since {_time(facts.failing_since)}" if facts.failing_since is not None else ""
+        what = f"reading it ends in an error and begins again{since}, and no pass has ended well since then: {facts.failure}"
+        yield Finding(Cause.BEGINS_AGAIN, what, next_for_failure(facts.failure))
     yield from _pause_findings(facts, feeds)
     if not gone and facts.shut_out is None:
         yield from _patient_findings(facts, feeds)

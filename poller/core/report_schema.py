@@ -92,6 +92,9 @@ def status_schema() -> dict[str, Any]:
         state=_NAME | {"enum": [state.value for state in State]},
         lastLook=_WHEN,
         lookedBy=_MAYBE,
+        failure=_MAYBE
+        | {"description": "The code of the error that reading it ended in, where no pass has ended well since."},
+        failingSince=_WHEN,
         budget=_object(
             limit=_COUNT,
             leave={"type": "number"},

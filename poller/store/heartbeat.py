@@ -21,3 +21,9 @@ class HeartbeatStore:
         binds = {"engine": engine, "practices": list(ages), "ages": list(ages.values())}
         with self._engine.begin() as connection:
             connection.execute(sql("note_heartbeats"), binds)
+
+    def note_failures(self, engine: int | None, failures: Mapping[str, str | None]) -> None:
+        """By practice, the code of the error in which reading it ended; None: a pass has ended well since. Raises DBAPIError."""
+        binds = {"engine": engine, "practices": list(failures), "failures": list(failures.values())}
+        with self._engine.begin() as connection:
+            connection.execute(sql("note_failures"), binds)

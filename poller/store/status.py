@@ -75,6 +75,10 @@ class PracticeRow:
     """By feed, or :data:`ALL`: when an operator's pause last ended."""
     enumerations: Mapping[str, Enumeration]
     """By source of patients that is a file or a Group."""
+    failure: str | None = None
+    """The code of the error in which reading it ended, and no pass has ended well since,"""
+    failed_at: dt.datetime | None = None
+    """and when that began."""
 
     def owed_from(self, feed: str) -> dt.datetime | None:
         """Before when nothing was owed of a feed, since an operator had it left alone."""
@@ -185,6 +189,8 @@ def _practice(
         shut_out=holds[False],
         resumed={one.resource_type: one.at for one in resumed},
         enumerations={one.source: enumeration_of(one) for one in sources},
+        failure=row.failure,
+        failed_at=row.failed_at,
     )
 
 

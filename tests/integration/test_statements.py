@@ -413,6 +413,7 @@ CASES: dict[str, tuple[dict[str, Any], int]] = {
     "new_patient_sources": (NAMED | {"ids": ["a7"] * 1000, "sources": ["reference"] * 1000}, 9000),
     "new_patient_sources: one": (NAMED, 20),
     "note_deleted": (PASS | rows(1000) | {"targets": ["Observation/-/bulk/-"] * 1000, "reason": ""}, 9000),
+    "note_failures": ({"engine": 1, "practices": ["p1", "p2"], "failures": ["key-missing", None]}, 30),
     "note_heartbeats": ({"engine": 1, "practices": ["p1", "p2"], "ages": [dt.timedelta(seconds=3)] * 2}, 30),
     "note_hidden": (versions(50, unfiltered=b"u" * 32) | BATCH, 2000),
     "note_missing": (PASS | {"target": "Observation/-/sweep/-", "seen": ALL_IDS}, 20000),

@@ -17,6 +17,7 @@ from poller.core.sink import Fate, Sink, park_first, settle
 from poller.errors import DEGRADED, NotFound
 from poller.store.control import ALL, Ask, Post, State
 from poller.store.deletes import Breaker, Settled
+from poller.store.heartbeat import HeartbeatStore
 from tests.incidents import CODE, Scene
 
 SINK = Sink("changes", "fhir.changes", ("q",))
@@ -130,6 +131,27 @@ def test_a_poller_that_has_just_begun_is_given_time_to_come_to_its_practices(sce
         post.close()
     scene.beat(70)
     assert told(scene, DEGRADED)["state"] == "unattended", "one that has ended is not starting"
+
+
+@pytest.mark.parametrize(
+    ("failure", "then"),
+    [
+        ("key-missing", "encryption.keys"),
+        ("SQLSTATE 23514", "report it"),
+        ("SQLSTATE 57P01", "look at Postgres"),
+        ("store-key", "see store-key in the runbook"),
+    ],
+)
+def test_a_practice_that_begins_again_and_again_is_not_healthy(scene: Scene, failure: str, then: str) -> None:
+    """Though each beginning gives a sign of life."""
+    HeartbeatStore(scene.practice.engine).note_failures(None, {CODE: failure})
+    practice = told(scene, DEGRADED)
+    assert (practice["state"], practice["failure"]) == ("degraded", failure)
+    finding = the_one(practice["findings"], "begins again")
+    assert finding["what"].endswith(failure)
+    assert then in finding["next"]
+    HeartbeatStore(scene.practice.engine).note_failures(None, {CODE: None})
+    assert told(scene, 0)["failingSince"] is None
 
 
 def test_a_refused_feed_says_why_and_what_to_do(scene: Scene) -> None:

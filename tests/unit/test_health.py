@@ -75,6 +75,8 @@ PRACTICES = st.builds(
     sinks=st.lists(SINKS, max_size=2, unique_by=lambda sink: sink.sink).map(tuple),
     budget=BUDGETS,
     last_look=st.none() | TIMES,
+    failure=st.none() | st.sampled_from(["key-missing", "SQLSTATE 23514", "defect"]),
+    failing_since=st.none() | TIMES,
     began=st.none() | st.integers(-90, 0).map(lambda seconds: NOW + dt.timedelta(seconds=seconds)),
     paused=st.none() | OPERATORS,
     shut_out=st.none() | OWN,

@@ -21,6 +21,7 @@ class Kept:
 
     def __init__(self) -> None:
         self.told: list[tuple[int | None, Mapping[str, dt.timedelta]]] = []
+        self.fares: list[Mapping[str, str | None]] = []
         self.is_away = False
         self.news = threading.Semaphore(0)
 
@@ -28,6 +29,13 @@ class Kept:
         if self.is_away:
             raise DBAPIError("", None, Exception())
         self.told.append((engine, ages))
+        self.news.release()
+
+    def note_failures(self, engine: int | None, failures: Mapping[str, str | None]) -> None:
+        if self.is_away:
+            raise DBAPIError("", None, Exception())
+        assert engine == 7
+        self.fares.append(dict(failures))
         self.news.release()
 
 
@@ -74,3 +82,18 @@ def test_the_first_sign_of_life_of_a_practice_is_told_at_once() -> None:
         return [set(ages) for _, ages in kept.told]
 
     assert asyncio.run(told()) == [{"HEARTD", "HEARTE"}, {"HEARTD", "HEARTF"}]
+
+
+def test_how_a_practice_fares_is_told_until_the_store_takes_it_and_what_is_no_news_is_not() -> None:
+    kept = Kept()
+    heartbeat = Heartbeat(kept, lambda: 7)
+    heartbeat.fare("HEARTG", "key-missing")
+    kept.is_away = True
+    asyncio.run(heartbeat.keep())
+    heartbeat.fare("HEARTH", None)
+    kept.is_away = False
+    asyncio.run(heartbeat.keep())
+    for failure in (None, None, "defect", None):
+        heartbeat.fare("HEARTH", failure)
+        asyncio.run(heartbeat.keep())
+    assert kept.fares == [{"HEARTG": "key-missing", "HEARTH": None}, {"HEARTH": "defect"}, {"HEARTH": None}]

@@ -1,6 +1,6 @@
--- Of each practice: who looked after it last and when, since when its lease is held, its patients, and what its budget has granted in the
+-- Of each practice: who looked after it last and when, whether that ends in errors, since when its lease is held, its patients, and what its budget has granted in the
 -- last whole minute.
-SELECT w.practice, h.at AS looked_at, n.host, n.pid, l.taken_at,
+SELECT w.practice, h.at AS looked_at, h.failure, h.failed_at, n.host, n.pid, l.taken_at,
        (SELECT count(*) FROM poller.patient AS p WHERE p.practice = w.practice AND p.gone_at IS NULL) AS patients,
        CASE WHEN b.minute = date_trunc('minute', statement_timestamp()) THEN b.used_before
             WHEN b.minute = date_trunc('minute', statement_timestamp()) - interval '1 minute' THEN b.used

@@ -116,4 +116,10 @@ END $$;
 REVOKE ALL ON FUNCTION poller.needed_by(regclass, timestamptz, text[], text[], text[], interval[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION poller.expire(interval, text[], text[], text[], interval[]) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION poller.expire(interval, text[], text[], text[], interval[]) TO poller_engine;
+
+-- Why reading the practice ended in an error and was begun anew: a code of ours, or a SQLSTATE, never words. Since when that is so, until a
+-- pass ends well: a practice that begins again and again gives signs of life all the while.
+ALTER TABLE poller.heartbeat
+  ADD COLUMN failure   text,
+  ADD COLUMN failed_at timestamptz;
 RESET ROLE;
