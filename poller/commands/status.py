@@ -38,7 +38,7 @@ def status(
     an unknown practice.
     """
     try:
-        written, problems = load_written(config), tuple[str, ...]()
+        written, problems = load_written(config, master_keys=False), tuple[str, ...]()
     except ConfigError as broken:
         written, problems = last_good(config, None, broken)[0], tuple(broken.problems)
     with Installation(written.config) as installation:
