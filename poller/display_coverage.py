@@ -176,7 +176,18 @@ def _notes(practice: PracticeConfig, findings: Findings) -> Iterator[str]:
     if by_reference is not None and by_reference.alone:
         yield f"patients: {by_reference.alone} are named by other resources alone; no search, roster or Group shows them"
     for name in categorised(practice):
+        yield from _empty(practice.code, name, practice.feeds[name], findings)
         yield from _unasked(name, practice.feeds[name], findings)
+
+
+def _empty(code: str, name: str, feed: FeedConfig, findings: Findings) -> Iterator[str]:
+    """Categories that were read whole and have shown nothing, though the type has something: servers answer so of one they do not use."""
+    stored = findings.categories.get(name, {})
+    for row in findings.covered:
+        is_one = row.resource_type == name and row.category in feed.categories and row.ever
+        if is_one and stored and not stored.get(row.category or ""):
+            what = f"{name}/{row.category}: read whole, and nothing was ever found"
+            yield f"{what}; does the practice use this category? `poller probe {code}` asks it"
 
 
 def _unasked(name: str, feed: FeedConfig, findings: Findings) -> Iterator[str]:

@@ -55,6 +55,11 @@ def show(report: Report, listed: Listed | None, console: Console, *, in_json: bo
         _show_flaws(report.seen)
     for outcome, (resource_type, id_) in listed or ():
         typer.echo(f"{outcome.value} {resource_type}/{id_}")
+    if listed is None and not report.is_equal:
+        typer.echo(
+            f"→ --list names them; `poller why {report.practice} Type/id` says where one stopped;\n"
+            f"  `poller reconcile {report.practice}` reads all again, and says what had been missed"
+        )
 
 
 def _show_flaws(seen: Reading) -> None:
