@@ -39,6 +39,7 @@ INSERT INTO poller.expired SELECT p, 1, 1, now(), now() FROM practices;
 INSERT INTO poller.export (practice, job, group_id, types, purpose, state, poll_url, started_at)
 SELECT p, gen_random_uuid(), p, '{Observation}', 'first-load', 'ready', 'https://' || p, now() FROM practices;
 INSERT INTO poller.forgotten (practice, digest) SELECT p, 'x' FROM practices;
+INSERT INTO poller.former VALUES ('salt', 'digest', 1, 1, 1);
 INSERT INTO poller.heartbeat SELECT p, 1, now() - interval '1 hour' FROM practices;
 INSERT INTO poller.hidden SELECT p, 'Observation', 'o1', 1, '{meta}', 'x', now(), now() FROM practices;
 INSERT INTO poller.history SELECT p, 'Observation', 'more', 1, now(), 'created', 'x', 1, 1, NULL, p::bytea, now(), now()
