@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
+from poller.core.capability import Finding, PracticeReport, TokenReport, TypeReport
 from poller.core.model import Kind, Strategy, Target
+from poller.core.refusals import Why, advice
 from poller.errors import DEGRADED
+from poller.store.probes import ProbeStore
 from tests.incidents import CODE, Scene
 from tests.integration.test_incidents import timeless
 
@@ -57,9 +60,27 @@ def more_than_there_are_calls_for(scene: Scene) -> tuple[str, ...]:
     return ("plan", CODE)
 
 
+def an_app_that_lost_its_scope(scene: Scene) -> tuple[str, ...]:
+    """Of two types the token gives out one."""
+    at = scene.practice.at(0)
+    types = {
+        "Observation": TypeReport(
+            "Observation", at, True, Why.READABLE, whole=Finding.YES, offers=(Strategy.SWEEP,), reason="searches answer"
+        ),
+        "Condition": TypeReport(
+            "Condition", at, False, Why.NO_SCOPE, advice=advice(Why.NO_SCOPE, "Condition"), reason="no scope"
+        ),
+    }
+    token = TokenReport(granted=True, scopes=("system/Observation.read",), refused=("system/Condition.read",))
+    report = PracticeReport(at, token, software="eClinicalWorks", types=types, calls=9)
+    ProbeStore(scene.practice.engine).save(scene.practice.lease, report)
+    return ("probe", CODE, "--stored")
+
+
 INCIDENTS: dict[str, tuple[Callable[[Scene], tuple[str, ...]], int]] = {
     "wrong-category": (a_category_that_the_practice_does_not_use, 0),
     "other-dump": (a_dump_that_has_something_else, 2),
+    "lost-scope": (an_app_that_lost_its_scope, DEGRADED),
     "too-few-calls": (more_than_there_are_calls_for, DEGRADED),
 }
 
@@ -77,4 +98,4 @@ def test_what_is_read_next(scene: Scene, incident: str, tmp_path: Path) -> None:
     assert result.exit_code == exit_code, (result.output, result.exception)
     assert found == file.read_text("utf-8"), "WRITE_GOLDEN=1 writes it anew; look at what has changed"
     assert max(map(len, told.splitlines())) <= 100
-    assert any(mark in told for mark in ("→ ", "`poller ", "would fit"))
+    assert any(mark in told for mark in ("→ ", "`poller ", "would fit", "what to do"))
