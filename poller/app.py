@@ -30,8 +30,9 @@ from poller.errors import StoreError
 from poller.heartbeat import KEEP_EVERY, Heartbeat
 from poller.installation import Installation, masters_of, sinks_of, sources_of
 from poller.neighbours import needs
+from poller.outlet import Outlet
 from poller.promises import refusals, tell
-from poller.relay import Outlet, Relay
+from poller.relay import Relay
 from poller.reloading import Reloading, Written
 from poller.rounds import Rounds
 from poller.service import Stores

@@ -96,7 +96,7 @@ class StoreError(PollerError):
     code = Code.STORE
 
 
-class KeyMissing(StoreError, ValueError):  # noqa: N818
+class KeyMissing(StoreError, ValueError):  # noqa: N818 - what happened, as above
     """What a body was sealed with is not at hand: to whoever reads it, it is as one that is damaged."""
 
     code = Code.KEY_MISSING

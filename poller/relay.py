@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 import structlog
 
 from poller import metrics
-from poller.courier import Courier, Outlet
+from poller.courier import Courier
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from poller.courier import SinkLog
+    from poller.outlet import Outlet, SinkLog
 
-__all__ = ["Outlet", "Relay"]
+__all__ = ["Relay"]
 
 log = structlog.get_logger(__name__)
 

@@ -14,7 +14,8 @@ from poller.core import jsontext
 from poller.core.canonical import reduce
 from poller.core.model import Kind, Origin, Sighting, Target
 from poller.core.sink import Sink
-from poller.relay import Outlet, Relay
+from poller.outlet import Outlet
+from poller.relay import Relay
 from poller.store.log import EventLog
 from poller.store.repository import PassContext, Repository
 from poller.store.sinks import SinkLog

@@ -50,7 +50,8 @@ from poller.core.canonical import encode_body, reduce
 from poller.core.envelope import CONTENT_TYPE, Message, message
 from poller.core.model import Kind, Origin, Sighting, Target
 from poller.core.sink import Sink
-from poller.relay import Outlet, Relay
+from poller.outlet import Outlet
+from poller.relay import Relay
 from poller.replay import FileDestination, Player
 from poller.store.engine import ENGINE, RELAY, ensure_partitions, migrate, open_engine
 from poller.store.log import Selection

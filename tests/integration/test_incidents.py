@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import Engine
 
-from poller import courier
+from poller import outlet
 from poller.core.model import Kind, Strategy, Target
 from poller.core.report_schema import status_schema, why_schema
 from poller.core.sink import Sink
 from poller.errors import DEGRADED
-from poller.relay import Outlet, Relay
+from poller.outlet import Outlet
+from poller.relay import Relay
 from poller.store.control import ALL, Ask, Post, State
 from poller.store.known import PatientSource
 from poller.store.patients import PatientStore
@@ -49,7 +50,7 @@ AGES = (
 @pytest.fixture
 def scene(engine: Engine, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
     monkeypatch.setenv("KEY", "k" * 32)
-    monkeypatch.setattr(courier, "pause", lambda _times, _jitter: 0.05)
+    monkeypatch.setattr(outlet, "pause", lambda _times, _jitter: 0.05)
     made = Scene(engine, database_url, tmp_path)
     made.write(["Observation", "Condition"], every="1h")
     made.accept()

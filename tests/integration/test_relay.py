@@ -14,7 +14,8 @@ from prometheus_client import REGISTRY
 from poller.core.model import Origin
 from poller.core.sink import Only, Step
 from poller.errors import StoreError
-from poller.relay import Outlet, Relay
+from poller.outlet import Outlet
+from poller.relay import Relay
 from poller.store.sinks import SinkLog
 from tests.relaying import SOURCES, actions, ids, parsed, passed, running, until
 

@@ -18,7 +18,8 @@ from poller.core import jsontext
 from poller.core.envelope import wire_sequence
 from poller.core.sink import Only, Parking, Step
 from poller.errors import BrokerError, NotFound, PollerError, StoreError
-from poller.relay import Outlet, Relay
+from poller.outlet import Outlet
+from poller.relay import Relay
 from poller.replay import FileDestination, Hold, Player, QueueDestination, check_live
 from poller.store.engine import RELAY, open_engine, sql
 from poller.store.log import Selection

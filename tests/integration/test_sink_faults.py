@@ -15,7 +15,7 @@ import psycopg
 import pytest
 import structlog
 
-from poller import courier
+from poller import outlet
 from poller.broker.port import WINDOW
 from poller.core.canonical import reduce
 from poller.core.model import Kind, Origin, Sighting, Target
@@ -42,7 +42,7 @@ EVENTS = 120
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(courier, "pause", lambda _times, _jitter: 0.05)
+    monkeypatch.setattr(outlet, "pause", lambda _times, _jitter: 0.05)
 
 
 def a_backlog(history: History, events: int = EVENTS) -> None:

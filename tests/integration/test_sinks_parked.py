@@ -11,11 +11,12 @@ import pytest
 import structlog
 from sqlalchemy import text
 
-from poller import courier
+from poller import courier, outlet
 from poller.broker.port import Cause, Outcome
 from poller.core.sink import Fate, Only, Sink, Step, settle
 from poller.errors import NotFound
-from poller.relay import Outlet, Relay
+from poller.outlet import Outlet
+from poller.relay import Relay
 from poller.store.log import Selection
 from poller.store.sinks import SinkLog
 from tests.relaying import SOURCES, Consumed, actions, passed, running, until
@@ -34,7 +35,7 @@ pytest_plugins = ["tests.relay_bench"]
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half a minute between two tries proves no more."""
-    monkeypatch.setattr(courier, "pause", lambda _times, _jitter: 0.05)
+    monkeypatch.setattr(outlet, "pause", lambda _times, _jitter: 0.05)
 
 
 def life(history: History) -> None:

@@ -178,7 +178,8 @@ def test_two_sinks_of_one_relay_go_on_while_one_is_stuck(rabbit: Rabbit, history
         def tend(self) -> None: ...
         def close(self) -> None: ...
 
-    from poller.relay import Outlet, Relay  # noqa: PLC0415 - put together by hand here alone
+    from poller.outlet import Outlet  # noqa: PLC0415 - put together by hand here alone
+    from poller.relay import Relay  # noqa: PLC0415 - as above
 
     stuck = Stuck()
     outlets = [
